@@ -1,0 +1,1 @@
+"""The one loop: source, decoder, park detector, attribution, sinks. No kernel, no terminal."""

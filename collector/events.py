@@ -1,0 +1,108 @@
+"""Semantic events: what the collector says, to sinks, traces and people.
+
+The JSON form of an event is one flat object. ``COMMON`` keys stand in every
+event, null where they do not apply; the others depend on ``event`` and are
+listed in ``docs`` of each kind below and in README.md. ``SCHEMA_VERSION`` is
+raised when a key changes its meaning or goes away, not when one is added.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
+from typing import Any
+
+SCHEMA_VERSION = 1
+
+COMMON = (
+    "event",
+    "schema",
+    "ts_ns",
+    "pid",
+    "tid",
+    "thread_name",
+    "kind",
+    "idle",
+    "start_ns",
+    "duration_ns",
+    "before_attach",
+)
+
+EVENTS: Mapping[str, str] = MappingProxyType(
+    {
+        "attached": "probes are armed: backend, why, python, version, accuracy, probes",
+        "park_long": "a thread is parked longer than --long-park and still is: park_id, "
+        "syscall, address, fd, stack, idle_reason, source",
+        "park_end": "the same park has ended: park_id, end (woken, timed_out, exited, lost), waker",
+        "large_alloc": "a request over 4 KiB: size_bytes, api",
+        "data_loss": "records were lost: where, record_kind, count",
+        "governor": "Parkscope gave up or took back a probe: probe, action, why, cost",
+        "probe_failed": "one probe could not be attached, the others go on: probe, why",
+        "thread_start": "a thread began",
+        "thread_exit": "a thread ended",
+        "process_fork": "the target forked: child_pid, followed",
+        "process_exec": "the target replaced its program",
+        "process_exit": "the target ended: exit_code",
+        "totals": "counters, once a second: records, parks, drops, allocations, own cost",
+        "context": "something found out later about an earlier event: park_id, ...",
+        "detached": "the recording is over: why, totals",
+    }
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One fact. Times are CLOCK_MONOTONIC ns; ``data`` holds the event's own keys.
+
+    ``kind`` is one of ``lock gil io sleep child map other`` for parks. ``idle`` is
+    None until it is known. ``before_attach`` says that the park had begun before
+    the probes were armed.
+    """
+
+    event: str
+    ts_ns: int
+    pid: int | None = None
+    tid: int | None = None
+    thread_name: str | None = None
+    kind: str | None = None
+    idle: bool | None = None
+    start_ns: int | None = None
+    duration_ns: int | None = None
+    before_attach: bool | None = None
+    data: Mapping[str, Any] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The flat JSON object (keys of ``COMMON`` first, then ``data``)."""
+        flat: dict[str, Any] = {
+            "event": self.event,
+            "schema": SCHEMA_VERSION,
+            "ts_ns": self.ts_ns,
+            "pid": self.pid,
+            "tid": self.tid,
+            "thread_name": self.thread_name,
+            "kind": self.kind,
+            "idle": self.idle,
+            "start_ns": self.start_ns,
+            "duration_ns": self.duration_ns,
+            "before_attach": self.before_attach,
+        }
+        flat.update(self.data)
+        return flat
+
+    @classmethod
+    def from_dict(cls, flat: Mapping[str, Any]) -> Event:
+        """The event back from its flat form; unknown keys go into ``data``.
+
+        Raises ValueError when ``event`` or ``ts_ns`` is missing or of a wrong type.
+        """
+        name, ts_ns = flat.get("event"), flat.get("ts_ns")
+        if not isinstance(name, str) or not isinstance(ts_ns, int):
+            raise ValueError("an event needs 'event' (text) and 'ts_ns' (integer)")
+        known = {key: flat.get(key) for key in COMMON if key not in ("event", "schema", "ts_ns")}
+        data = {key: value for key, value in flat.items() if key not in COMMON}
+        return cls(event=name, ts_ns=ts_ns, data=data, **known)
+
+    def with_data(self, **more: Any) -> Event:
+        """A copy with more keys in ``data``."""
+        return replace(self, data={**self.data, **more})

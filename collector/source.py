@@ -1,0 +1,69 @@
+"""Where records come from: the protocol that every backend implements."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from collector.events import Event
+
+Buffer = bytes | bytearray | memoryview | Any
+"""Anything with the buffer protocol; numpy arrays of ``RECORD`` included."""
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """What a source hands over at once.
+
+    ``raw`` is a run of 64-byte records of ``probes/record.h``, in the order in
+    which they were taken. ``dropped`` counts, by record kind, what was lost since
+    the batch before (a delta, never negative). ``events`` are facts about the
+    source itself (a probe attached or failed, the governor stepped in, a target
+    has gone). ``now_ns`` is the source's clock (CLOCK_MONOTONIC, or virtual) once
+    everything in the batch has happened: the collector has no other clock.
+    ``done`` says that nothing will follow.
+    """
+
+    now_ns: int
+    raw: Buffer = b""
+    dropped: Mapping[int, int] = field(default_factory=dict)
+    events: tuple[Event, ...] = ()
+    done: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class SourceInfo:
+    """What a backend says of itself in the ``attached`` event and in ``live``.
+
+    ``start_error_ns`` and ``end_error_ns`` are the stated accuracy (99th
+    percentile) of a park's start and end; ``missed_below_ns`` is the duration
+    under which a park may not be seen at all.
+    """
+
+    backend: str
+    why: str = ""
+    start_error_ns: int = 0
+    end_error_ns: int = 0
+    missed_below_ns: int = 0
+    probes: tuple[str, ...] = ()
+
+
+class RecordSource(Protocol):
+    """A backend, attached: bcc, proc or mock.
+
+    ``poll`` blocks for at most ``timeout_ns`` of the source's own clock (a mock
+    on a virtual clock does not really wait) and may return early and empty. The
+    source decides itself when it has to scan; it never calls the collector.
+    ``close`` detaches and is safe to call twice.
+    """
+
+    @property
+    def info(self) -> SourceInfo:
+        """What this backend is and how exact."""
+
+    def poll(self, timeout_ns: int) -> Batch:
+        """The next batch."""
+
+    def close(self) -> None:
+        """Detach from everything, leave nothing behind."""

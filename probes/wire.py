@@ -1,0 +1,196 @@
+"""The 64-byte record of ``record.h`` as numpy sees it.
+
+``RECORD`` is the generic view (five payload words); ``PAYLOAD[kind]`` is a view
+of the same 64 bytes with the payload's own field names::
+
+    waits = records[records["kind"] == Kind.WAIT].view(PAYLOAD[Kind.WAIT])
+    waits["duration_ns"]
+
+``tests/unit/probes/test_wire.py`` compiles ``record.h`` and compares every size
+and offset with the ones written here.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum, IntFlag
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+WIRE_VERSION = 1
+RECORD_SIZE = 64
+
+
+class Kind(IntEnum):
+    """What a record says (``enum ps_kind``)."""
+
+    THREAD_STATE = 1
+    WAIT_OPEN = 2
+    WAIT = 3
+    WAKE = 4
+    THREAD_START = 5
+    THREAD_EXIT = 6
+    PROC_FORK = 7
+    PROC_EXEC = 8
+    PROC_EXIT = 9
+    LARGE_ALLOC = 10
+    WAIT_HIST = 11
+    POOL_REFILL = 12
+    SCAN = 13
+
+
+KIND_END = 14
+
+
+class Flag(IntFlag):
+    """Qualifiers of a record (``enum ps_flag``)."""
+
+    GIL = 1 << 0
+    BEFORE_ATTACH = 1 << 1
+    INFERRED = 1 << 2
+    WATCHED = 1 << 3
+    TIMED_OUT = 1 << 4
+    COARSE = 1 << 5
+
+
+class WaitClass(IntEnum):
+    """Which slow path a wait was seen on (``enum ps_wait_class``)."""
+
+    LOCK = 1
+    GIL = 2
+    MAP = 3
+
+
+class AllocApi(IntEnum):
+    """Which request pymalloc handed on (``enum ps_alloc_api``)."""
+
+    MALLOC = 1
+    CALLOC = 2
+    REALLOC = 3
+
+
+class RunState(IntEnum):
+    """Scheduler state of a thread (``enum ps_run_state``), as ``ps`` letters."""
+
+    RUNNING = ord("R")
+    SLEEPING = ord("S")
+    DISK_SLEEP = ord("D")
+    STOPPED = ord("T")
+    DEAD = ord("X")
+
+
+_HEADER: list[tuple[str, str]] = [
+    ("ts_ns", "<u8"),
+    ("pid", "<u4"),
+    ("tid", "<u4"),
+    ("kind", "<u2"),
+    ("flags", "<u2"),
+    ("aux", "<u4"),
+]
+
+
+def _record(*payload: tuple[str, str]) -> np.dtype[Any]:
+    dtype = np.dtype(_HEADER + list(payload))
+    if dtype.itemsize != RECORD_SIZE:
+        raise AssertionError(f"record of {dtype.itemsize} bytes: {payload}")
+    return dtype
+
+
+RECORD: np.dtype[Any] = _record(*((f"word{i}", "<u8") for i in range(5)))
+
+_WAIT = _record(
+    ("start_ns", "<u8"),
+    ("address", "<u8"),
+    ("duration_ns", "<u8"),
+    ("wait_class", "<u4"),
+    ("slices", "<u4"),
+    ("site", "<u8"),
+)
+_LIFECYCLE = _record(
+    ("parent_pid", "<u4"),
+    ("parent_tid", "<u4"),
+    ("child_pid", "<u4"),
+    ("exit_code", "<i4"),
+    ("comm", "S16"),
+    ("pad0", "<u8"),
+)
+
+PAYLOAD: dict[Kind, np.dtype[Any]] = {
+    Kind.THREAD_STATE: _record(
+        ("since_ns", "<u8"),
+        ("arg0", "<u8"),
+        ("arg1", "<u8"),
+        ("cpu_ns", "<u8"),
+        ("syscall", "<i2"),
+        ("state", "<u1"),
+        ("pad0", "<u1"),
+        ("pad1", "<u4"),
+    ),
+    Kind.WAIT_OPEN: _WAIT,
+    Kind.WAIT: _WAIT,
+    Kind.WAKE: _record(
+        ("waker_pid", "<u4"),
+        ("waker_tid", "<u4"),
+        ("waker_arg0", "<u8"),
+        ("waker_arg1", "<u8"),
+        ("waker_syscall", "<i2"),
+        ("cpu", "<u2"),
+        ("pad0", "<u4"),
+        ("since_ns", "<u8"),
+    ),
+    Kind.THREAD_START: _LIFECYCLE,
+    Kind.THREAD_EXIT: _LIFECYCLE,
+    Kind.PROC_FORK: _LIFECYCLE,
+    Kind.PROC_EXEC: _LIFECYCLE,
+    Kind.PROC_EXIT: _LIFECYCLE,
+    Kind.LARGE_ALLOC: _record(
+        ("size_bytes", "<u8"),
+        ("old_address", "<u8"),
+        ("api", "<u4"),
+        ("pad0", "<u4"),
+        ("pad1", "<u8"),
+        ("pad2", "<u8"),
+    ),
+    Kind.WAIT_HIST: _record(
+        ("wait_class", "<u4"),
+        ("bucket", "<u4"),
+        ("count", "<u8"),
+        ("total_ns", "<u8"),
+        ("pad0", "<u8"),
+        ("pad1", "<u8"),
+    ),
+    Kind.POOL_REFILL: _record(
+        ("size_bytes", "<u4"),
+        ("pad0", "<u4"),
+        ("count", "<u8"),
+        ("pad1", "<u8"),
+        ("pad2", "<u8"),
+        ("pad3", "<u8"),
+    ),
+    Kind.SCAN: _record(
+        ("threads", "<u4"),
+        ("blocked", "<u4"),
+        ("cost_ns", "<u8"),
+        ("period_ns", "<u8"),
+        ("pad0", "<u8"),
+        ("pad1", "<u8"),
+    ),
+}
+
+
+def empty() -> npt.NDArray[Any]:
+    """No records."""
+    return np.empty(0, RECORD)
+
+
+def make(kind: Kind, **fields: Any) -> npt.NDArray[Any]:
+    """One record (shape ``(1,)``, dtype ``RECORD``) from field names and values.
+
+    Raises ValueError for a field that the kind does not have.
+    """
+    record = np.zeros(1, PAYLOAD[kind])
+    record["kind"] = kind
+    for name, value in fields.items():
+        record[name] = value
+    return record.view(RECORD)

@@ -45,8 +45,8 @@ UNKNOWN = ThreadContext()
 class ContextProvider(Protocol):
     """Answers about threads; never raises for a target that has gone."""
 
-    def describe(self, pid: int, tid: int, since_ns: int) -> ThreadContext:
+    def describe(self, pid: int, tid: int, since_ns: int, /) -> ThreadContext:
         """The thread parked since ``since_ns``; ``UNKNOWN`` when nothing can be read."""
 
-    def thread_name(self, pid: int, tid: int) -> str | None:
+    def thread_name(self, pid: int, tid: int, /) -> str | None:
         """Python's name of a thread, None when unknown."""

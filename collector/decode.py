@@ -48,4 +48,5 @@ def _bad_payload(records: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
     waits = records.view(PAYLOAD[Kind.WAIT])
     is_wait = (kind == Kind.WAIT) | (kind == Kind.WAIT_OPEN)
     wrong_class = (waits["wait_class"] < WaitClass.LOCK) | (waits["wait_class"] > WaitClass.MAP)
-    return bad | (is_wait & wrong_class)
+    bad |= is_wait & wrong_class
+    return bad

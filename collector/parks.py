@@ -15,106 +15,29 @@ from __future__ import annotations
 import heapq
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from enum import IntEnum
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from probes.kinds import FUTEX, KIND_INDEX, park_kind
+from collector.park import CLASS_KIND, PARK, End, Park, Seen, park_rows, wait_rows
+from probes.kinds import FUTEX, park_kind
 from probes.wire import PAYLOAD, Flag, Kind, RunState, WaitClass
-
-PARK: np.dtype[Any] = np.dtype(
-    [
-        ("park_id", "<u8"),
-        ("pid", "<u4"),
-        ("tid", "<u4"),
-        ("kind", "<u1"),
-        ("end", "<u1"),
-        ("flags", "<u2"),
-        ("syscall", "<i2"),
-        ("source", "<u1"),
-        ("idle", "<i1"),
-        ("slices", "<u4"),
-        ("start_ns", "<u8"),
-        ("duration_ns", "<u8"),
-        ("address", "<u8"),
-        ("arg1", "<u8"),
-        ("waker_pid", "<u4"),
-        ("waker_tid", "<u4"),
-    ]
-)
-"""One park that has ended (or, at the end of a session, has not). ``kind`` indexes
-``probes.kinds.KINDS``, ``park_id`` is 0 for a park that never crossed the threshold."""
 
 SAME_WAIT_SLACK_NS = 1_000_000
 """A scan's block time and the slow path's begin of one wait differ by the way into
 the kernel and the clock calibration: microseconds; this is a wide bound on it."""
 
-_CLASS_KIND = {WaitClass.LOCK: "lock", WaitClass.GIL: "gil", WaitClass.MAP: "map"}
-_CLASS_INDEX = np.array([0, *(KIND_INDEX[_CLASS_KIND[c]] for c in WaitClass)], np.uint8)
 _BLOCKED = (RunState.SLEEPING, RunState.DISK_SLEEP)
-
-
-class End(IntEnum):
-    """How a park ended."""
-
-    OPEN = 0
-    WOKEN = 1
-    TIMED_OUT = 2
-    EXITED = 3
-    LOST = 4
-
-
-class Seen(IntEnum):
-    """Which source a park's begin comes from."""
-
-    SLOW_PATH = 1
-    SCAN = 2
-
-
-@dataclass(slots=True, eq=False)
-class Park:
-    """One park, open or ended. ``park_id`` is set when it crosses the threshold."""
-
-    pid: int
-    tid: int
-    kind: str
-    source: Seen
-    start_ns: int
-    address: int
-    arg1: int = 0
-    syscall: int = -1
-    flags: int = 0
-    slices: int = 1
-    since_ns: int = 0
-    last_seen_ns: int = 0
-    cpu_ns: int = 0
-    park_id: int = 0
-    end: End = End.OPEN
-    end_ns: int = 0
-    waker_pid: int = 0
-    waker_tid: int = 0
-    waker_syscall: int = -1
-    wake_ns: int = 0
-    idle: bool | None = None
-
-    @property
-    def confirmed_by_silence(self) -> bool:
-        """Whether the absence of a record proves that it still lasts.
-
-        A watched sleep is ended by a WAKE and a slow-path wait by a WAIT. A GIL
-        wait is not: its last slice may have returned a moment ago.
-        """
-        if self.kind == "gil":
-            return False
-        return self.source is Seen.SLOW_PATH or bool(self.flags & Flag.WATCHED)
 
 
 @dataclass(slots=True)
 class Findings:
-    """What one ``take`` returns: parks that crossed the threshold, long parks that
-    ended (each object was in ``crossed`` before), and rows of all ended parks."""
+    """What one ``take`` returns.
+
+    Parks that crossed the threshold, long parks that ended (each object was in
+    ``crossed`` before), and rows of all parks that ended.
+    """
 
     crossed: list[Park] = field(default_factory=list)
     ended: list[Park] = field(default_factory=list)
@@ -212,7 +135,7 @@ class ParkDetector:
         """What was found since the last call."""
         found, self._found = self._found, Findings()
         if self._ended_rows:
-            found.rows.append(_rows(self._ended_rows))
+            found.rows.append(park_rows(self._ended_rows))
             self._ended_rows = []
         return found
 
@@ -240,7 +163,7 @@ class ParkDetector:
             left |= is_wait & np.isin(keys, np.fromiter(concerned, np.uint64, len(concerned)))
         bulk = records[is_wait & ~left].view(PAYLOAD[Kind.WAIT])
         if len(bulk):
-            self._found.rows.append(_wait_rows(bulk))
+            self._found.rows.append(wait_rows(bulk))
         return left
 
     # -- one record ---------------------------------------------------------------
@@ -319,7 +242,7 @@ class ParkDetector:
 
     def _on_wait_open(self, r: Any) -> None:
         park = self._open.get(_key(int(r["pid"]), int(r["tid"])))
-        start, kind = int(r["start_ns"]), _CLASS_KIND[WaitClass(int(r["wait_class"]))]
+        start, kind = int(r["start_ns"]), CLASS_KIND[WaitClass(int(r["wait_class"]))]
         if park is not None:
             if park.start_ns >= start - SAME_WAIT_SLACK_NS:
                 self._adopt(park, r, kind)
@@ -334,7 +257,7 @@ class ParkDetector:
     def _on_wait(self, r: Any) -> None:
         key = _key(int(r["pid"]), int(r["tid"]))
         park = self._open.get(key)
-        start, kind = int(r["start_ns"]), _CLASS_KIND[WaitClass(int(r["wait_class"]))]
+        start, kind = int(r["start_ns"]), CLASS_KIND[WaitClass(int(r["wait_class"]))]
         end_ns = start + int(r["duration_ns"])
         how = End.TIMED_OUT if r["flags"] & Flag.TIMED_OUT else End.WOKEN
         if park is not None and start - SAME_WAIT_SLACK_NS <= park.start_ns <= end_ns:
@@ -465,43 +388,3 @@ def _hardly_ran(park: Park, r: Any) -> bool:
     if park.cpu_ns == 0:
         return True  # known from the slow path only: nothing to compare with yet
     return ran <= max(500_000, (int(r["ts_ns"]) - park.last_seen_ns) // 20)
-
-
-def _rows(parks: list[Park]) -> npt.NDArray[Any]:
-    return np.array(
-        [
-            (
-                p.park_id,
-                p.pid,
-                p.tid,
-                KIND_INDEX[p.kind],
-                p.end,
-                p.flags,
-                p.syscall,
-                p.source,
-                -1 if p.idle is None else int(p.idle),
-                p.slices,
-                p.start_ns,
-                p.end_ns - p.start_ns,
-                p.address,
-                p.arg1,
-                p.waker_pid,
-                p.waker_tid,
-            )
-            for p in parks
-        ],
-        PARK,
-    )
-
-
-def _wait_rows(waits: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    rows = np.zeros(len(waits), PARK)
-    for name in ("pid", "tid", "flags", "slices", "start_ns", "duration_ns", "address"):
-        rows[name] = waits[name]
-    rows["kind"] = _CLASS_INDEX[waits["wait_class"]]
-    timed_out = (waits["flags"] & np.uint16(Flag.TIMED_OUT)) != 0
-    rows["end"] = np.where(timed_out, End.TIMED_OUT, End.WOKEN)
-    rows["syscall"] = FUTEX
-    rows["source"] = Seen.SLOW_PATH
-    rows["idle"] = -1
-    return rows

@@ -6,7 +6,11 @@ ParkscopeError                exit  what it means
 │   ├── NoSuchProcess            3  no process has that PID
 │   ├── NotCPython               4  a process, but no CPython that we can read
 │   │   └── UnsupportedPython    4  CPython, but of a version or build that we refuse
-│   └── TargetGone               3  it exited or replaced its program while we looked
+│   ├── TargetGone               3  it exited or replaced its program while we looked
+│   ├── BadElf                   3  a file that it maps is no ELF file that can be read
+│   └── MemoryReadError          3  its memory could not be read or made sense of
+│       ├── MemoryFault          3  an address is not mapped
+│       └── ImplausibleMemory    3  what stands there is not what must stand there
 ├── PermissionDenied             5  a capability, ptrace right or file mode is missing
 ├── BackendUnavailable           6  bcc, BTF, uprobes … are not to be had here
 │   └── WrongBcc                 6  a package named bcc that is not the eBPF one
@@ -74,11 +78,38 @@ class TargetGone(TargetError):
     default_hint = "What was recorded until then is kept."
 
 
+class BadElf(TargetError):
+    """A file that the target maps is no ELF file, or a damaged one."""
+
+    default_hint = "Parks are still found without it; 'parkscope doctor PID' names the file."
+
+
+class MemoryReadError(TargetError):
+    """The target's memory could not be read or made sense of."""
+
+    default_hint = "Parks are still found without names: add '--no-python'."
+
+
+class MemoryFault(MemoryReadError):
+    """``size`` bytes at ``address`` cannot be read (not mapped, or gone meanwhile)."""
+
+    def __init__(self, address: int, size: int) -> None:
+        super().__init__(f"{size} bytes at {address:#x} cannot be read from the target")
+        self.address = address
+        self.size = size
+
+
+class ImplausibleMemory(MemoryReadError):
+    """What was read fails a check that valid memory passes: garbage, or it just changed."""
+
+
 class PermissionDenied(ParkscopeError):
     """A capability, a ptrace right or a file mode is missing."""
 
     exit_code = 5
-    default_hint = "Run 'parkscope doctor PID': it names the missing right and the command that grants it."
+    default_hint = (
+        "Run 'parkscope doctor PID': it names the missing right and the command that grants it."
+    )
 
 
 class BackendUnavailable(ParkscopeError):

@@ -1,0 +1,137 @@
+"""What a park is: the object while it lasts, the row once it has ended."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from probes.kinds import FUTEX, KIND_INDEX
+from probes.wire import Flag, WaitClass
+
+PARK: np.dtype[Any] = np.dtype(
+    [
+        ("park_id", "<u8"),
+        ("pid", "<u4"),
+        ("tid", "<u4"),
+        ("kind", "<u1"),
+        ("end", "<u1"),
+        ("flags", "<u2"),
+        ("syscall", "<i2"),
+        ("source", "<u1"),
+        ("idle", "<i1"),
+        ("slices", "<u4"),
+        ("start_ns", "<u8"),
+        ("duration_ns", "<u8"),
+        ("address", "<u8"),
+        ("arg1", "<u8"),
+        ("waker_pid", "<u4"),
+        ("waker_tid", "<u4"),
+    ]
+)
+"""One park that has ended (or, at the end of a session, has not). ``kind`` indexes
+``probes.kinds.KINDS``, ``park_id`` is 0 for a park that never crossed the threshold."""
+
+CLASS_KIND = {WaitClass.LOCK: "lock", WaitClass.GIL: "gil", WaitClass.MAP: "map"}
+_CLASS_INDEX = np.array([0, *(KIND_INDEX[CLASS_KIND[c]] for c in WaitClass)], np.uint8)
+
+
+class End(IntEnum):
+    """How a park ended."""
+
+    OPEN = 0
+    WOKEN = 1
+    TIMED_OUT = 2
+    EXITED = 3
+    LOST = 4
+
+
+class Seen(IntEnum):
+    """Which source a park's begin comes from."""
+
+    SLOW_PATH = 1
+    SCAN = 2
+
+
+@dataclass(slots=True, eq=False)
+class Park:
+    """One park, open or ended. ``park_id`` is set when it crosses the threshold."""
+
+    pid: int
+    tid: int
+    kind: str
+    source: Seen
+    start_ns: int
+    address: int
+    arg1: int = 0
+    syscall: int = -1
+    flags: int = 0
+    slices: int = 1
+    since_ns: int = 0
+    last_seen_ns: int = 0
+    cpu_ns: int = 0
+    park_id: int = 0
+    end: End = End.OPEN
+    end_ns: int = 0
+    waker_pid: int = 0
+    waker_tid: int = 0
+    waker_syscall: int = -1
+    wake_ns: int = 0
+    idle: bool | None = None
+
+    @property
+    def confirmed_by_silence(self) -> bool:
+        """Whether the absence of a record proves that it still lasts.
+
+        A watched sleep is ended by a WAKE and a slow-path wait by a WAIT. A GIL
+        wait is not: its last slice may have returned a moment ago.
+        """
+        if self.kind == "gil":
+            return False
+        return self.source is Seen.SLOW_PATH or bool(self.flags & Flag.WATCHED)
+
+
+def park_rows(parks: Sequence[Park]) -> npt.NDArray[Any]:
+    """Rows (dtype ``PARK``) of parks that have an ``end_ns``."""
+    return np.array(
+        [
+            (
+                p.park_id,
+                p.pid,
+                p.tid,
+                KIND_INDEX[p.kind],
+                p.end,
+                p.flags,
+                p.syscall,
+                p.source,
+                -1 if p.idle is None else int(p.idle),
+                p.slices,
+                p.start_ns,
+                p.end_ns - p.start_ns,
+                p.address,
+                p.arg1,
+                p.waker_pid,
+                p.waker_tid,
+            )
+            for p in parks
+        ],
+        PARK,
+    )
+
+
+def wait_rows(waits: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Rows of complete slow-path waits (``PAYLOAD[Kind.WAIT]``), in bulk."""
+    rows = np.zeros(len(waits), PARK)
+    for name in ("pid", "tid", "flags", "slices", "start_ns", "duration_ns", "address"):
+        rows[name] = waits[name]
+    rows["kind"] = _CLASS_INDEX[waits["wait_class"]]
+    timed_out = (waits["flags"] & np.uint16(Flag.TIMED_OUT)) != 0
+    rows["end"] = np.where(timed_out, End.TIMED_OUT, End.WOKEN)
+    rows["syscall"] = FUTEX
+    rows["source"] = Seen.SLOW_PATH
+    rows["idle"] = -1
+    return rows

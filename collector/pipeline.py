@@ -1,0 +1,190 @@
+"""The only loop: source, decoder, detector, attribution, sinks.
+
+One thread, no clock: time is what the source says it is. A sink that fails ends
+the session; the other sinks are still closed properly, and the source too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+
+from collector.accounting import Accountant
+from collector.attribution import Attributor, Sight
+from collector.counters import Counters
+from collector.decode import decode
+from collector.events import Event
+from collector.park import Park
+from collector.parks import Findings, ParkDetector
+from collector.sinks import Sink
+from collector.source import RecordSource
+
+HEALTH_PERIOD_NS = 1_000_000_000
+_IDLE_POLL_NS = 250_000_000
+"""With nothing due the loop still comes round four times a second: a person who
+presses Ctrl-C waits no longer than that, and its cost is not measurable."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunOptions:
+    """How a session runs. ``duration_ns`` of None: until the source is done.
+
+    ``alloc_events``: make a ``large_alloc`` event of every such record (for JSON);
+    the records themselves reach the sinks in any case.
+    """
+
+    duration_ns: int | None = None
+    alloc_events: bool = False
+
+
+DEFAULT_OPTIONS = RunOptions()
+
+
+class Pipeline:
+    """Owns one session's flow from ``source`` to ``sinks``, in order.
+
+    ``own_cpu_ns`` tells the CPU time that this process has used so far;
+    ``should_stop`` is asked between batches.
+    """
+
+    def __init__(
+        self,
+        source: RecordSource,
+        detector: ParkDetector,
+        attributor: Attributor,
+        sinks: Sequence[Sink],
+        options: RunOptions = DEFAULT_OPTIONS,
+        *,
+        own_cpu_ns: Callable[[], int] = lambda: 0,
+        should_stop: Callable[[], bool] = lambda: False,
+    ) -> None:
+        self._source = source
+        self._detector = detector
+        self._attributor = attributor
+        self._sinks = sinks
+        self._options = options
+        self._own_cpu_ns = own_cpu_ns
+        self._should_stop = should_stop
+        self._accountant = Accountant(options.alloc_events)
+        self._started_ns: int | None = None
+        self._now_ns = 0
+        self._health_due_ns = 0
+        self._why = ""
+
+    @property
+    def counters(self) -> Counters:
+        """Totals so far."""
+        return self._accountant.counters
+
+    def run(self) -> str:
+        """Run to the end; return why: ``source ended``, ``duration over``, ``stopped``.
+
+        Raises the ``ParkscopeError`` of a sink or of the source, after everything
+        has been closed.
+        """
+        with ExitStack() as stack:
+            for sink in self._sinks:
+                stack.callback(sink.close)
+            stack.callback(self._source.close)
+            while not self._why:
+                self._step()
+            self._finish()
+        return self._why
+
+    def _step(self) -> None:
+        found, sights = self._take_batch(self._poll_timeout_ns())
+        if sights:
+            # The stacks have been read; only a park that is still open after
+            # whatever happened meanwhile held still for that.
+            later, more = self._take_batch(0)
+            self._say_long([*sights, *more])
+            self._say_ended([*found.ended, *later.ended])
+        else:
+            self._say_ended(found.ended)
+        self._emit(self._accountant.losses(self._now_ns))
+        if self._now_ns >= self._health_due_ns:
+            self._health()
+        if not self._why and self._should_stop():
+            self._why = "stopped"
+
+    def _poll_timeout_ns(self) -> int:
+        if self._started_ns is None:
+            return 0
+        due = [self._now_ns + _IDLE_POLL_NS, self._health_due_ns]
+        if self._detector.next_deadline_ns is not None:
+            due.append(self._detector.next_deadline_ns)
+        if self._options.duration_ns is not None:
+            due.append(self._started_ns + self._options.duration_ns)
+        return max(0, min(due) - self._now_ns)
+
+    def _take_batch(self, timeout_ns: int) -> tuple[Findings, list[Sight]]:
+        """One batch through decoder and detector; parks that crossed are looked at."""
+        batch = self._source.poll(timeout_ns)
+        self._now_ns = batch.now_ns
+        if self._started_ns is None:
+            self._started_ns = batch.now_ns
+            self._health_due_ns = batch.now_ns + HEALTH_PERIOD_NS
+        decoded = decode(batch.raw)
+        events = self._accountant.batch(decoded.records, batch.dropped, decoded.malformed)
+        for sink in self._sinks:
+            sink.on_records(decoded.records, dict(batch.dropped), batch.now_ns)
+        self._emit([*batch.events, *map(self._named, events)])
+        self._detector.feed(decoded.records)
+        self._detector.advance(batch.now_ns)
+        if batch.done:
+            self._why = "source ended"
+        elif self._duration_over():
+            self._why = "duration over"
+        found = self._detector.take()
+        return found, self._store(found)
+
+    def _duration_over(self) -> bool:
+        limit = self._options.duration_ns
+        return limit is not None and self._now_ns - (self._started_ns or 0) >= limit
+
+    def _store(self, found: Findings) -> list[Sight]:
+        rows = found.parks()
+        if len(rows):
+            self._accountant.parks(rows)
+            for sink in self._sinks:
+                sink.on_parks(rows)
+        return [self._attributor.look(park) for park in found.crossed]
+
+    def _say_long(self, sights: Sequence[Sight]) -> None:
+        events = []
+        for sight in sights:
+            outlasted = self._detector.is_open(sight.park)
+            events.append(self._attributor.long_event(sight, self._now_ns, outlasted))
+            self.counters.long_parks[sight.park.kind] += 1
+            self.counters.idle_parks += int(bool(sight.park.idle))
+        self._emit(events)
+
+    def _say_ended(self, parks: Sequence[Park]) -> None:
+        self._emit([self._attributor.end_event(park, self._now_ns) for park in parks])
+
+    def _named(self, event: Event) -> Event:
+        if event.pid is None or event.tid is None:
+            return event
+        return replace(event, thread_name=self._attributor.thread_name(event.pid, event.tid))
+
+    def _emit(self, events: Sequence[Event]) -> None:
+        if events:
+            for sink in self._sinks:
+                sink.on_events(events)
+
+    def _health(self) -> None:
+        counters = self.counters
+        counters.own_cpu_ns = self._own_cpu_ns()
+        counters.elapsed_ns = self._now_ns - (self._started_ns or self._now_ns)
+        self._health_due_ns = self._now_ns + HEALTH_PERIOD_NS
+        for sink in self._sinks:
+            sink.on_health(counters, self._now_ns)
+
+    def _finish(self) -> None:
+        self._detector.finish(self._now_ns)
+        self._store(self._detector.take())
+        self._emit(self._accountant.losses(self._now_ns, at_once=True))
+        self._health()
+        totals = self.counters.to_dict()
+        self._emit([Event("detached", self._now_ns, data={"why": self._why, "totals": totals})])

@@ -1,0 +1,1 @@
+"""The privileged edges and the user's face: backends, memory reader, commands."""

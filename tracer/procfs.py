@@ -1,0 +1,113 @@
+"""What /proc says of a process: its identity, state, mappings and threads.
+
+Source: proc(5) and the kernel's Documentation/filesystems/proc.rst. Everything
+here is bounded; a process that goes away while it is read is ``TargetGone``.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from probes.errors import NoSuchProcess, PermissionDenied, TargetGone
+
+MAX_MAPS_BYTES = 64 << 20
+_PF_KTHREAD = 0x00200000  # include/linux/sched.h
+_MAPPING = re.compile(
+    rb"^([0-9a-f]+)-([0-9a-f]+) (....) ([0-9a-f]+) ([0-9a-f]+):([0-9a-f]+) (\d+) *(.*)$", re.M
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Mapping:
+    """One line of /proc/PID/maps. Addresses and ``offset`` in bytes."""
+
+    start: int
+    end: int
+    permissions: str
+    offset: int
+    device: int
+    inode: int
+    path: str
+
+    @property
+    def executable(self) -> bool:
+        """Whether code may run from it."""
+        return self.permissions[2] == "x"
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessState:
+    """The parts of /proc/PID/stat that say which process this is and whether it lives."""
+
+    pid: int
+    state: str
+    start_ticks: int
+    kernel_thread: bool
+
+
+def _read(pid: int, name: str, limit: int) -> bytes:
+    """A file of /proc/PID. Raises NoSuchProcess, PermissionDenied."""
+    try:
+        with open(f"/proc/{pid}/{name}", "rb") as file:
+            return file.read(limit)
+    except (FileNotFoundError, ProcessLookupError):
+        raise NoSuchProcess(f"no process has the PID {pid}") from None
+    except PermissionError:
+        raise PermissionDenied(f"/proc/{pid}/{name} may not be read by this user") from None
+
+
+def process_state(pid: int) -> ProcessState:
+    """State and identity of process ``pid``. Raises NoSuchProcess, PermissionDenied."""
+    text = _read(pid, "stat", 4096)
+    fields = text[text.rindex(b")") + 2 :].split()
+    return ProcessState(
+        pid=pid,
+        state=fields[0].decode("ascii"),
+        start_ticks=int(fields[19]),
+        kernel_thread=bool(int(fields[6]) & _PF_KTHREAD),
+    )
+
+
+def thread_group(pid: int) -> int:
+    """The process that ``pid`` belongs to (a TID opens /proc/TID too). Raises NoSuchProcess."""
+    found = re.search(rb"^Tgid:\s*(\d+)", _read(pid, "status", 65536), re.M)
+    return int(found[1]) if found else pid
+
+
+def command_line(pid: int) -> tuple[str, ...]:
+    """The process's arguments, at most 64 KiB; empty for kernel threads and zombies."""
+    raw = _read(pid, "cmdline", 65536)
+    return tuple(os.fsdecode(part) for part in raw.split(b"\0")[:-1])
+
+
+def mappings(pid: int) -> list[Mapping]:
+    """All mappings, by address. Raises NoSuchProcess, PermissionDenied."""
+    text = _read(pid, "maps", MAX_MAPS_BYTES)
+    return [
+        Mapping(
+            start=int(found[1], 16),
+            end=int(found[2], 16),
+            permissions=found[3].decode("ascii"),
+            offset=int(found[4], 16),
+            device=os.makedev(int(found[5], 16), int(found[6], 16)),
+            inode=int(found[7]),
+            path=os.fsdecode(found[8]),
+        )
+        for found in _MAPPING.finditer(text)
+    ]
+
+
+def thread_ids(pid: int) -> set[int]:
+    """TIDs of the process's threads. Raises TargetGone."""
+    try:
+        return {int(name) for name in os.listdir(f"/proc/{pid}/task")}
+    except OSError:
+        raise TargetGone(f"process {pid} has gone") from None
+
+
+def process_ids() -> Iterator[int]:
+    """PIDs of this machine, as far as they are visible here."""
+    return (int(name) for name in sorted(os.listdir("/proc")) if name.isdigit())

@@ -1,0 +1,1 @@
+"""Reading a live CPython from outside: threads, frames, names, the GIL."""

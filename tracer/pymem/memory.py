@@ -1,0 +1,237 @@
+"""Reading another process's memory: the protocol and its live and recorded forms.
+
+A read gives exactly what was asked for or raises ``MemoryFault``; sizes and
+counts are bounded here, so that a corrupt length in the target never makes
+Parkscope allocate or loop without end.
+"""
+
+from __future__ import annotations
+
+import bisect
+import ctypes
+import errno
+import os
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from probes.errors import MemoryFault, PermissionDenied, TargetGone
+
+MAX_READ = 1 << 20
+"""The longest single read, in bytes: nothing that is looked at here is larger."""
+
+_IOV_MAX = 1024  # UIO_MAXIOV, include/uapi/linux/uio.h
+_ADDRESS_END = 1 << 47  # user addresses of x86-64 with four page-table levels
+
+Bytes2D = npt.NDArray[np.uint8]
+
+
+class MemoryReader(Protocol):
+    """Bytes by address. Every method raises ``MemoryFault`` where nothing can be read."""
+
+    def read(self, address: int, size: int) -> bytes:
+        """Exactly ``size`` bytes."""
+
+    def read_many(self, requests: Sequence[tuple[int, int]]) -> list[bytes | None]:
+        """One answer per (address, size); None where it cannot be read. Never raises for one."""
+
+    def gather(self, addresses: npt.NDArray[np.uint64], size: int) -> tuple[
+        Bytes2D, npt.NDArray[np.bool_]
+    ]:
+        """``size`` bytes from each address as rows, and which rows are valid."""
+
+
+class _Iovec(ctypes.Structure):
+    _fields_ = (("base", ctypes.c_void_p), ("length", ctypes.c_size_t))
+
+
+def _process_vm_readv() -> ctypes._NamedFuncPointer:
+    function = ctypes.CDLL(None, use_errno=True).process_vm_readv
+    function.restype = ctypes.c_ssize_t
+    function.argtypes = (
+        ctypes.c_int, ctypes.c_void_p, ctypes.c_ulong, ctypes.c_void_p, ctypes.c_ulong,
+        ctypes.c_ulong,
+    )
+    return function
+
+
+class ProcessMemory:
+    """A live process, through process_vm_readv(2): it is neither stopped nor slowed.
+
+    Raises TargetGone when the process has gone and PermissionDenied when the
+    kernel refuses (ptrace access mode, ptrace(2)); MemoryFault else.
+    """
+
+    def __init__(self, pid: int) -> None:
+        self._pid = pid
+        self._call = _process_vm_readv()
+        self._remote = _Iovec(0, 0)
+        self._local = _Iovec(0, 0)
+        self._remote_at = ctypes.addressof(self._remote)
+        self._local_at = ctypes.addressof(self._local)
+        self._buffer = bytearray(65536)
+        self._buffer_at = ctypes.addressof(
+            (ctypes.c_char * len(self._buffer)).from_buffer(self._buffer)
+        )
+
+    def read(self, address: int, size: int) -> bytes:
+        """Exactly ``size`` bytes at ``address``."""
+        if not (0 < size <= MAX_READ and 0 < address <= _ADDRESS_END - size):
+            raise MemoryFault(address, size)
+        if size > len(self._buffer):
+            own = ctypes.create_string_buffer(size)
+            self._transfer(address, size, ctypes.addressof(own))
+            return own.raw
+        self._transfer(address, size, self._buffer_at)
+        return bytes(memoryview(self._buffer)[:size])
+
+    def _transfer(self, address: int, size: int, into: int) -> None:
+        self._remote.base, self._remote.length = address, size
+        self._local.base, self._local.length = into, size
+        got = self._call(self._pid, self._local_at, 1, self._remote_at, 1, 0)
+        if got != size:
+            if got < 0:
+                self._check_errno(ctypes.get_errno())
+            raise MemoryFault(address, size)
+
+    def _check_errno(self, code: int) -> None:
+        if code == errno.ESRCH:
+            raise TargetGone(f"process {self._pid} has gone")
+        if code == errno.EPERM:
+            raise PermissionDenied(f"the memory of process {self._pid} may not be read")
+
+    def read_many(self, requests: Sequence[tuple[int, int]]) -> list[bytes | None]:
+        """One answer per (address, size), None for what cannot be read; few system calls."""
+        answers: list[bytes | None] = [None] * len(requests)
+        at = 0
+        while at < len(requests):
+            at = self._read_some(requests, at, answers)
+        return answers
+
+    def _read_some(
+        self, requests: Sequence[tuple[int, int]], at: int, answers: list[bytes | None]
+    ) -> int:
+        """Fill answers from index ``at`` on with one call; the index to go on from."""
+        table, total, end = [], 0, at
+        for address, size in requests[at : at + _IOV_MAX]:
+            if not (0 < size <= MAX_READ and 0 < address <= _ADDRESS_END - size):
+                break
+            if total + size > len(self._buffer):
+                break
+            table.append((address, size))
+            total += size
+            end += 1
+        if not table:
+            answers[at] = self._read_or_none(*requests[at])
+            return at + 1
+        got = self._scatter(np.array(table, dtype=np.uint64), self._buffer_at, total)
+        view, offset = memoryview(self._buffer), 0
+        for index, (_, size) in enumerate(table, start=at):
+            if offset + size > got:
+                return index + 1  # this one cannot be read: stays None
+            answers[index] = bytes(view[offset : offset + size])
+            offset += size
+        return end
+
+    def _read_or_none(self, address: int, size: int) -> bytes | None:
+        try:
+            return self.read(address, size)
+        except MemoryFault:
+            return None
+
+    def _scatter(self, remote: npt.NDArray[np.uint64], into: int, total: int) -> int:
+        """Bytes that arrived: the kernel stops at the first element that it cannot read."""
+        self._local.base, self._local.length = into, total
+        got: int = self._call(
+            self._pid, self._local_at, 1, remote.ctypes.data, len(remote), 0
+        )
+        if got < 0:
+            self._check_errno(ctypes.get_errno())
+            return 0
+        return got
+
+    def gather(
+        self, addresses: npt.NDArray[np.uint64], size: int
+    ) -> tuple[Bytes2D, npt.NDArray[np.bool_]]:
+        """``size`` bytes from each address as rows, and which rows are valid."""
+        count = len(addresses)
+        rows = np.zeros((count, size), dtype=np.uint8)
+        valid = (addresses > 0) & (addresses <= np.uint64(_ADDRESS_END - size))
+        todo = np.flatnonzero(valid)
+        if len(todo) == count:
+            self._gather_into(addresses, rows, valid)
+        elif len(todo):
+            part, good = self.gather(addresses[todo], size)
+            rows[todo], valid[todo] = part, good
+        return rows, valid
+
+    def _gather_into(
+        self, addresses: npt.NDArray[np.uint64], rows: Bytes2D, valid: npt.NDArray[np.bool_]
+    ) -> None:
+        size = rows.shape[1]
+        remote = np.empty((len(addresses), 2), dtype=np.uint64)
+        remote[:, 0], remote[:, 1] = addresses, size
+        at = 0
+        while at < len(addresses):
+            end = min(at + _IOV_MAX, len(addresses))
+            into = rows.ctypes.data + at * size
+            at += self._scatter(remote[at:end], into, (end - at) * size) // size
+            if at < end:
+                valid[at] = False
+                at += 1
+
+
+class SegmentMemory:
+    """Recorded or made-up memory: a list of (address, bytes). For images and tests."""
+
+    def __init__(self, segments: Sequence[tuple[int, bytes]]) -> None:
+        self._segments = sorted(segments)
+        self._starts = [start for start, _ in self._segments]
+
+    def read(self, address: int, size: int) -> bytes:
+        """Exactly ``size`` bytes; they may cross from one segment to an adjoining one."""
+        if not 0 < size <= MAX_READ:
+            raise MemoryFault(address, size)
+        parts, at, left = [], address, size
+        while left:
+            index = bisect.bisect_right(self._starts, at) - 1
+            if index < 0:
+                raise MemoryFault(address, size)
+            start, data = self._segments[index]
+            part = data[at - start : at - start + left]
+            if not part:
+                raise MemoryFault(address, size)
+            parts.append(part)
+            at += len(part)
+            left -= len(part)
+        return b"".join(parts)
+
+    def read_many(self, requests: Sequence[tuple[int, int]]) -> list[bytes | None]:
+        """One answer per (address, size), None for what is not there."""
+        answers: list[bytes | None] = []
+        for address, size in requests:
+            try:
+                answers.append(self.read(address, size))
+            except MemoryFault:
+                answers.append(None)
+        return answers
+
+    def gather(
+        self, addresses: npt.NDArray[np.uint64], size: int
+    ) -> tuple[Bytes2D, npt.NDArray[np.bool_]]:
+        """``size`` bytes from each address as rows, and which rows are valid."""
+        rows = np.zeros((len(addresses), size), dtype=np.uint8)
+        answers = self.read_many([(int(address), size) for address in addresses])
+        for row, answer in zip(rows, answers, strict=True):
+            if answer is not None:
+                row[:] = np.frombuffer(answer, dtype=np.uint8)
+        return rows, np.array([answer is not None for answer in answers], dtype=np.bool_)
+
+
+def process_memory(pid: int) -> ProcessMemory:
+    """The memory of ``pid``. Raises TargetGone when there is no such process any more."""
+    if not os.path.exists(f"/proc/{pid}"):
+        raise TargetGone(f"process {pid} has gone")
+    return ProcessMemory(pid)

@@ -36,3 +36,7 @@ class Sink(Protocol):
 
     def close(self) -> None:
         """Flush and finish; safe to call twice."""
+
+
+SINKS: tuple[str, ...] = ("trace_file",)
+"""Modules of this package; a test compares them with what lies in the folder."""

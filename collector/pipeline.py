@@ -45,7 +45,8 @@ class Pipeline:
     """Owns one session's flow from ``source`` to ``sinks``, in order.
 
     ``own_cpu_ns`` tells the CPU time that this process has used so far;
-    ``should_stop`` is asked between batches.
+    ``should_stop`` is asked between batches; ``opening`` makes the events that
+    come before all others, from the source's time of the first batch.
     """
 
     def __init__(
@@ -58,6 +59,7 @@ class Pipeline:
         *,
         own_cpu_ns: Callable[[], int] = lambda: 0,
         should_stop: Callable[[], bool] = lambda: False,
+        opening: Callable[[int], Sequence[Event]] = lambda _now_ns: (),
     ) -> None:
         self._source = source
         self._detector = detector
@@ -66,6 +68,7 @@ class Pipeline:
         self._options = options
         self._own_cpu_ns = own_cpu_ns
         self._should_stop = should_stop
+        self._opening = opening
         self._accountant = Accountant(options.alloc_events)
         self._started_ns: int | None = None
         self._now_ns = 0
@@ -125,6 +128,7 @@ class Pipeline:
         if self._started_ns is None:
             self._started_ns = batch.now_ns
             self._health_due_ns = batch.now_ns + HEALTH_PERIOD_NS
+            self._emit(self._opening(batch.now_ns))
         decoded = decode(batch.raw)
         events = self._accountant.batch(decoded.records, batch.dropped, decoded.malformed)
         for sink in self._sinks:
@@ -141,7 +145,10 @@ class Pipeline:
 
     def _duration_over(self) -> bool:
         limit = self._options.duration_ns
-        return limit is not None and self._now_ns - (self._started_ns or 0) >= limit
+        return limit is not None and self._elapsed_ns() >= limit
+
+    def _elapsed_ns(self) -> int:
+        return 0 if self._started_ns is None else self._now_ns - self._started_ns
 
     def _store(self, found: Findings) -> list[Sight]:
         rows = found.parks()
@@ -176,7 +183,7 @@ class Pipeline:
     def _health(self) -> None:
         counters = self.counters
         counters.own_cpu_ns = self._own_cpu_ns()
-        counters.elapsed_ns = self._now_ns - (self._started_ns or self._now_ns)
+        counters.elapsed_ns = self._elapsed_ns()
         self._health_due_ns = self._now_ns + HEALTH_PERIOD_NS
         for sink in self._sinks:
             sink.on_health(counters, self._now_ns)

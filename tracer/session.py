@@ -1,0 +1,191 @@
+"""The composition root: targets, backend, context and sinks become one session.
+
+The command line and ``parkscope.py`` both come through ``run_session``. Between
+two batches the session looks after targets that have changed their program or
+forked: a new interpreter is inspected as soon as it is up, and handed to the
+backend, which until then follows the process by system calls alone.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from collector.attribution import Attributor, IdleRules
+from collector.context import ContextProvider
+from collector.counters import Counters
+from collector.events import Event
+from collector.idle import load_rules
+from collector.parks import ParkDetector
+from collector.pipeline import Pipeline, RunOptions
+from collector.sinks import Sink
+from collector.source import RecordSource, SourceInfo
+from probes.errors import UsageError
+from tracer.followed import Followed
+from tracer.version import VERSION
+
+DEFAULT_LONG_PARK_NS = 200_000_000
+DEFAULT_MIN_PARK_NS = 1_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class SessionOptions:
+    """What a person asked for. Times in ns; ``budget`` is a share of one core.
+
+    ``scenario`` and ``replay`` choose what the mock backend plays. ``launched``
+    says that the only target is a child that has not executed its program yet
+    (``parkscope run``). ``alloc_events`` makes a ``large_alloc`` event per request.
+    """
+
+    pids: tuple[int, ...] = ()
+    backend: str = "auto"
+    long_park_ns: int = DEFAULT_LONG_PARK_NS
+    min_park_ns: int = DEFAULT_MIN_PARK_NS
+    duration_ns: int | None = None
+    follow: bool = False
+    alloc: bool = True
+    alloc_events: bool = False
+    slow_path: bool = True
+    python: bool = True
+    budget: float = 0.01
+    idle_sites: tuple[Path, ...] = ()
+    scenario: str | None = None
+    replay: Path | None = None
+    launched: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class SessionResult:
+    """How a session went. ``why``: ``source ended``, ``duration over``, ``stopped``."""
+
+    why: str
+    counters: Counters
+    info: SourceInfo
+
+
+@dataclass(frozen=True, slots=True)
+class _Parts:
+    source: RecordSource
+    context: ContextProvider
+    followed: Followed | None
+
+
+def run_session(
+    options: SessionOptions,
+    sinks: Sequence[Sink],
+    *,
+    should_stop: Callable[[], bool] = lambda: False,
+    on_attached: Callable[[SourceInfo], None] = lambda _info: None,
+) -> SessionResult:
+    """Attach (or play), run until done, detach.
+
+    ``should_stop`` is asked several times a second. ``on_attached`` is called once
+    everything is armed, before the first batch. Raises any ``ParkscopeError``;
+    sinks are closed in every case.
+    """
+    pipeline: Pipeline | None = None
+    try:
+        rules = load_rules(options.idle_sites)
+        parts = _parts(options)
+        try:
+            on_attached(parts.source.info)
+            pipeline = _pipeline(options, parts, rules, sinks, should_stop)
+        except BaseException:
+            parts.source.close()
+            raise
+    finally:
+        if pipeline is None:
+            for sink in sinks:
+                sink.close()
+    why = pipeline.run()
+    return SessionResult(why, pipeline.counters, parts.source.info)
+
+
+def _pipeline(
+    options: SessionOptions,
+    parts: _Parts,
+    rules: IdleRules,
+    sinks: Sequence[Sink],
+    should_stop: Callable[[], bool],
+) -> Pipeline:
+    followed = parts.followed
+
+    def stop_or_tend() -> bool:
+        if followed is not None:
+            followed.tend()
+        return should_stop()
+
+    return Pipeline(
+        parts.source,
+        ParkDetector(options.long_park_ns, options.min_park_ns),
+        Attributor(parts.context, rules),
+        [*sinks, followed] if followed is not None else sinks,
+        RunOptions(options.duration_ns, options.alloc_events),
+        own_cpu_ns=time.process_time_ns,
+        should_stop=stop_or_tend,
+        opening=lambda now_ns: _opening(parts, now_ns),
+    )
+
+
+def _opening(parts: _Parts, now_ns: int) -> list[Event]:
+    """The ``attached`` event of each target (one without a PID for a mock)."""
+    info = parts.source.info
+    data = {
+        "backend": info.backend,
+        "why": info.why,
+        "version": VERSION,
+        "start_error_ns": info.start_error_ns,
+        "end_error_ns": info.end_error_ns,
+        "missed_below_ns": info.missed_below_ns,
+        "probes": list(info.probes),
+    }
+    if parts.followed is None:
+        return [Event("attached", now_ns, data={**data, "python": None, "refusal": None})]
+    return [
+        Event("attached", now_ns, pid=pid, data={**data, **about})
+        for pid, about in parts.followed.about()
+    ]
+
+
+def _parts(options: SessionOptions) -> _Parts:
+    if options.replay is not None or options.backend == "mock":
+        return _played(options)
+    return _live(options)
+
+
+def _played(options: SessionOptions) -> _Parts:
+    from tracer.backends import mock
+
+    if options.replay is not None:
+        played = mock.replay(options.replay)
+    elif options.scenario is not None:
+        played = mock.scenario(options.scenario)
+    else:
+        raise UsageError("the mock backend needs a scenario", hint="Add '--scenario NAME'.")
+    return _Parts(played.source, played.context, None)
+
+
+def _live(options: SessionOptions) -> _Parts:
+    from tracer import backends
+
+    if not options.pids:
+        raise UsageError("no target given", hint="Give the PID of a Python process.")
+    chosen = backends.choose(options.backend)
+    followed = Followed(
+        options.pids, python=options.python, launched=options.launched, follow=options.follow
+    )
+    source = chosen.attach(
+        followed.plans(),
+        backends.Options(
+            long_park_ns=options.long_park_ns,
+            min_park_ns=options.min_park_ns,
+            follow=options.follow,
+            alloc=options.alloc,
+            slow_path=options.slow_path,
+            budget=options.budget,
+        ),
+    )
+    followed.bind(source)
+    return _Parts(source, followed.context, followed)

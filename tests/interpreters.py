@@ -117,7 +117,7 @@ def _is_stripped(executable: Path, libraries: Path) -> bool:
         elf = ELFFile(stream)
         dynamic = elf.get_section_by_name(".dynamic")
         tags = dynamic.iter_tags("DT_NEEDED") if isinstance(dynamic, DynamicSection) else ()
-        needed = [tag.needed for tag in tags]
+        needed = [str(vars(tag)["needed"]) for tag in tags]
         library = next((name for name in needed if name.startswith("libpython")), None)
         if library is None:
             return elf.get_section_by_name(".symtab") is None

@@ -38,5 +38,5 @@ class Sink(Protocol):
         """Flush and finish; safe to call twice."""
 
 
-SINKS: tuple[str, ...] = ("trace_file",)
+SINKS: tuple[str, ...] = ("json_lines", "live", "trace_file")
 """Modules of this package; a test compares them with what lies in the folder."""

@@ -1,0 +1,54 @@
+"""Text from a target made safe to show.
+
+Names, paths and arguments come from another process and may hold anything: escape
+sequences, C1 controls, line ends, bidirectional overrides that make a line read
+backwards, lone surrogates of undecodable bytes. Every sink passes such text through
+here, and nowhere earlier, so that traces and JSON keep what was really there.
+"""
+
+from __future__ import annotations
+
+LIMIT = 200
+"""Characters that one piece of text may take on a screen."""
+
+_CUT = "…"
+
+
+def terminal(text: str, limit: int = LIMIT) -> str:
+    r"""``text`` as one printable line of at most ``limit`` characters.
+
+    Whatever Python does not count as printable (``str.isprintable``: controls,
+    format characters such as bidi overrides, surrogates, separators but the space)
+    stands there as ``\x1b``, ``\u202e``, ...; a cut is shown by ``…``.
+    """
+    if len(text) <= limit and text.isprintable():
+        return text
+    shown: list[str] = []
+    length = 0
+    for character in text[: limit + 1]:
+        piece = character if character.isprintable() else _spelled(character)
+        if length + len(piece) > limit:
+            return _cut(shown, limit)
+        shown.append(piece)
+        length += len(piece)
+    return "".join(shown)
+
+
+def markup(text: str, limit: int = LIMIT) -> str:
+    """``terminal(text)``, with what rich would take for a style tag made literal."""
+    from rich.markup import escape
+
+    return escape(terminal(text, limit))
+
+
+def _spelled(character: str) -> str:
+    code = ord(character)
+    if code <= 0xFF:
+        return f"\\x{code:02x}"
+    return f"\\u{code:04x}" if code <= 0xFFFF else f"\\U{code:08x}"
+
+
+def _cut(shown: list[str], limit: int) -> str:
+    while shown and sum(map(len, shown)) > limit - len(_CUT):
+        shown.pop()
+    return "".join(shown) + _CUT[:limit]

@@ -1,0 +1,274 @@
+"""Events as lines that a person reads: one per event, in words, on one screen line.
+
+``line`` is pure; ``HumanLines`` is the sink that writes such lines to a stream.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, tzinfo
+from pathlib import PurePath
+from typing import Any, TextIO
+
+import numpy.typing as npt
+
+from collector.counters import Counters
+from collector.events import Event
+from tracer import units
+from tracer.escape import terminal
+from tracer.totals import totals_line
+
+_STDLIB = re.compile(r"/lib(?:64)?/python3[.\d]*t?/(?!(?:site|dist)-packages/)|^<frozen ")
+_DIM, _BOLD, _RED, _YELLOW, _GREEN, _END = (
+    f"\x1b[{code}m" for code in ("2", "1", "31", "33", "32", "0")
+)
+_COLOUR_OF: Mapping[str, str] = {
+    "park_long": _BOLD + _RED,
+    "park_end": _GREEN,
+    "data_loss": _YELLOW,
+    "governor": _YELLOW,
+    "probe_failed": _YELLOW,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Style:
+    """How lines look.
+
+    ``wall_offset_ns`` is added to an event's CLOCK_MONOTONIC for the time of day
+    in zone ``zone`` (None: the local one); with an offset of None, times are
+    seconds since the first event. ``idle`` shows idle parks too.
+    """
+
+    wall_offset_ns: int | None = None
+    zone: tzinfo | None = None
+    idle: bool = False
+    colour: bool = False
+
+
+class HumanLines:
+    """A sink: writes what ``line`` says of each event, flushed per batch."""
+
+    def __init__(self, stream: TextIO, style: Style) -> None:
+        self._stream = stream
+        self._style = style
+        self._first_ns: int | None = None
+
+    def on_records(self, records: npt.NDArray[Any], dropped: dict[int, int], now_ns: int) -> None:
+        """Nothing: records are not for reading."""
+
+    def on_parks(self, parks: npt.NDArray[Any]) -> None:
+        """Nothing: short parks are counted, not shown."""
+
+    def on_events(self, events: Sequence[Event]) -> None:
+        """Write the lines of one batch."""
+        if self._first_ns is None and events:
+            self._first_ns = events[0].ts_ns
+        lines = [
+            f"{stamp(event.ts_ns, self._style, self._first_ns or 0)}  {text}\n"
+            for event in events
+            if (text := line(event, self._style)) is not None
+        ]
+        if lines:
+            self._stream.write("".join(lines))
+            self._stream.flush()
+
+    def on_health(self, counters: Counters, now_ns: int) -> None:
+        """Nothing: the totals come at the end."""
+
+    def close(self) -> None:
+        """Nothing is held back."""
+
+
+def stamp(ts_ns: int, style: Style, first_ns: int) -> str:
+    """``12:01:07.412``, or ``+0.412 s`` since ``first_ns`` where the time of day is unknown."""
+    if style.wall_offset_ns is None:
+        return f"{(ts_ns - first_ns) / 1e9:+9.3f} s"
+    seconds, rest = divmod(ts_ns + style.wall_offset_ns, 1_000_000_000)
+    moment = datetime.fromtimestamp(seconds, UTC).astimezone(style.zone)
+    return f"{moment:%H:%M:%S}.{rest // 1_000_000:03}"
+
+
+def line(event: Event, style: Style) -> str | None:
+    """What to say of an event, None for one that is not for people."""
+    say = _SAYINGS.get(event.event)
+    if say is None or (event.idle and not style.idle):
+        return None
+    text = say(event)
+    if text is None or not style.colour:
+        return text
+    colour = _DIM if event.idle else _COLOUR_OF.get(event.event)
+    return f"{colour}{text}{_END}" if colour else text
+
+
+def who(event: Event) -> str:
+    """``worker-3 (4711/4718)``: the thread's name, process and thread ID."""
+    if event.thread_name:
+        return f"{terminal(event.thread_name, 40)} ({event.pid}/{event.tid})"
+    return f"thread {event.pid}/{event.tid}"
+
+
+def waits_on(kind: str | None, data: Mapping[str, Any]) -> str:
+    """``lock 0x7f…``, ``io recvfrom fd 7``, ``the GIL``: what a park is on."""
+    if kind == "gil":
+        return "the GIL"
+    resource = data.get("resource")
+    if kind in ("lock", "map"):
+        address = resource.get("address") if isinstance(resource, Mapping) else None
+        return f"{kind} {_plain(address)}" if address else f"{kind}"
+    words = [_plain(kind)]
+    if data.get("syscall") is not None:
+        words.append(_plain(data["syscall"]))
+    if data.get("fd") is not None:
+        words.append(f"fd {_plain(data['fd'])}")
+    return " ".join(words)
+
+
+def where(stack: Any, frames: int = 3) -> str:
+    """``queue.py:171 get ← app.py:88 handler``: the innermost call, then the program's own.
+
+    Calls inside the standard library are left out after the first, shown by ``…``;
+    empty without a stack.
+    """
+    if not isinstance(stack, Sequence) or isinstance(stack, str):
+        return ""
+    shown: list[str] = []
+    skipped = False
+    for index, frame in enumerate(f for f in stack if isinstance(f, Mapping)):
+        if len(shown) == frames:
+            break
+        if index and _STDLIB.search(str(frame.get("file"))):
+            skipped = True
+            continue
+        shown.append(("… " if skipped else "") + _call(frame))
+        skipped = False
+    return " ← ".join(shown)
+
+
+def _call(frame: Mapping[str, Any]) -> str:
+    name = terminal(PurePath(str(frame.get("file"))).name, 40)
+    line_number = frame.get("line")
+    at = name if line_number is None else f"{name}:{_plain(line_number)}"
+    return f"{at} {terminal(str(frame.get('function')), 60)}"
+
+
+def _plain(value: Any) -> str:
+    return terminal(str(value), 60)
+
+
+def _park_long(event: Event) -> str:
+    lasted = units.duration(event.duration_ns or 0)
+    return f"{who(event)} parked {lasted} and counting {_park(event)}"
+
+
+def _park_end(event: Event) -> str:
+    lasted = units.duration(event.duration_ns or 0)
+    end = str(event.data.get("end"))
+    if end == "lost":
+        lasted = f"at least {lasted}"
+    return f"{who(event)} was parked {lasted} {_park(event, _ended(event))}"
+
+
+def _park(event: Event, ended: str = "") -> str:
+    """What the park is on, how it ended, and where in the program."""
+    on = waits_on(event.kind, event.data)
+    text = ("waiting for " if event.kind == "gil" else "in ") + on + ended
+    if event.before_attach:
+        text += ", since before the attach"
+    if event.idle:
+        text += f"  [idle: {_plain(event.data.get('idle_reason'))}]"
+    if event.data.get("python") is False:
+        text += "  [native thread]"
+    place = where(event.data.get("stack"))
+    return f"{text}  {place}" if place else text
+
+
+def _ended(event: Event) -> str:
+    end, waker = event.data.get("end"), event.data.get("waker")
+    if isinstance(waker, Mapping):
+        if waker.get("same_process"):
+            return f", woken by {_plain(waker.get('tid'))}"
+        return f", woken by process {_plain(waker.get('pid'))}"
+    return {"timed_out": ", timed out", "exited": ", until the thread ended"}.get(str(end), "")
+
+
+def _attached(event: Event) -> str:
+    data = event.data
+    target = f"to {event.pid} " if event.pid is not None else ""
+    text = f"attached {target}by {_plain(data.get('backend'))}"
+    if data.get("python"):
+        text += f", CPython {_plain(data['python'])}"
+    if data.get("why"):
+        text += f" ({terminal(str(data['why']))})"
+    if data.get("refusal"):
+        text += f"; no Python names: {terminal(str(data['refusal']))}"
+    return text
+
+
+def _data_loss(event: Event) -> str:
+    count = event.data.get("count")
+    kind = event.data.get("record_kind") or "unreadable"
+    return (
+        f"lost {_plain(count)} {_plain(kind)} records ({_plain(event.data.get('where'))}): "
+        "parks may be missing"
+    )
+
+
+def _governor(event: Event) -> str:
+    data = event.data
+    return (
+        f"governor: {_plain(data.get('probe'))} {_plain(data.get('action'))}: "
+        f"{terminal(str(data.get('why')))}"
+    )
+
+
+def _probe_failed(event: Event) -> str:
+    why = terminal(str(event.data.get("why")))
+    return f"probe {_plain(event.data.get('probe'))} could not be attached: {why}"
+
+
+def _large_alloc(event: Event) -> str:
+    size_bytes = event.data.get("size_bytes")
+    amount = units.size(size_bytes) if isinstance(size_bytes, int) else "?"
+    return f"{who(event)} allocated {amount} ({_plain(event.data.get('api'))})"
+
+
+def _fork(event: Event) -> str:
+    followed = "followed" if event.data.get("followed") else "not followed"
+    return f"{event.pid} forked {_plain(event.data.get('child_pid'))}, {followed}"
+
+
+def _exec(event: Event) -> str:
+    return f"{event.pid} replaced its program"
+
+
+def _exit(event: Event) -> str:
+    status = event.data.get("exit_code")
+    if not isinstance(status, int):
+        return f"{event.pid} ended"
+    if status & 0x7F:
+        return f"{event.pid} was killed by signal {status & 0x7F}"
+    return f"{event.pid} exited with {status >> 8 & 0xFF}"
+
+
+def _detached(event: Event) -> str:
+    totals = event.data.get("totals")
+    why = _plain(event.data.get("why"))
+    return totals_line(totals if isinstance(totals, Mapping) else {}, why)
+
+
+_SAYINGS: Mapping[str, Callable[[Event], str | None]] = {
+    "attached": _attached,
+    "park_long": _park_long,
+    "park_end": _park_end,
+    "large_alloc": _large_alloc,
+    "data_loss": _data_loss,
+    "governor": _governor,
+    "probe_failed": _probe_failed,
+    "process_fork": _fork,
+    "process_exec": _exec,
+    "process_exit": _exit,
+    "detached": _detached,
+}

@@ -102,17 +102,22 @@ need_bcc() {
 
 # --- the virtual environment --------------------------------------------------
 
+# What belongs to this clone but not into it, in the user's own cache. Sets $cache and $clone.
+place_cache() {
+    cache=${XDG_CACHE_HOME:-${HOME:-/nonexistent}/.cache}/parkscope
+    clone=$(printf %s "$root" | sha256sum | cut -c1-12)
+    mkdir -p -m 700 "$cache" 2>/dev/null && [ -w "$cache" ] ||
+        die "$cache cannot be written to" "Set XDG_CACHE_HOME to a directory of yours."
+}
+
 # Where the environment lives: in the tree, or, where the tree is not ours to
 # write to, in the user's cache, with a directory of links that pip may write to.
 place_environment() {
     venv=$root/.venv source=$root
     up_to_date "$1" && return
     if [ -w "$root" ] && { [ ! -e "$venv" ] || [ -w "$venv" ]; }; then return; fi
-    local cache=${XDG_CACHE_HOME:-${HOME:-/nonexistent}/.cache}/parkscope name
-    name=$(printf %s "$root" | sha256sum | cut -c1-12)
-    venv=$cache/venv-$name source=$cache/tree-$name
-    mkdir -p -m 700 "$cache" 2>/dev/null && [ -w "$cache" ] ||
-        die "neither $root nor $cache can be written to" "Set XDG_CACHE_HOME to a directory of yours."
+    place_cache
+    venv=$cache/venv-$clone source=$cache/tree-$clone
 }
 
 link_tree() {

@@ -6,7 +6,7 @@ the session; the other sinks are still closed properly, and the source too.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 
@@ -80,20 +80,37 @@ class Pipeline:
         """Totals so far."""
         return self._accountant.counters
 
-    def run(self) -> str:
-        """Run to the end; return why: ``source ended``, ``duration over``, ``stopped``.
+    @property
+    def why(self) -> str:
+        """Why it ended: ``source ended``, ``duration over``, ``stopped``; empty until then."""
+        return self._why
 
-        Raises the ``ParkscopeError`` of a sink or of the source, after everything
-        has been closed.
+    def run(self) -> str:
+        """Run to the end; return ``why``. Raises what ``steps`` raises."""
+        for _ in self.steps():
+            pass
+        return self._why
+
+    def steps(self) -> Iterator[None]:
+        """Run step by step; sinks have been told everything of a step when it yields.
+
+        Closing the iterator early detaches as well. Raises the ``ParkscopeError``
+        of a sink or of the source, after everything has been closed.
         """
+        with ExitStack() as stack:
+            stack.callback(self.close)
+            while not self._why:
+                self._step()
+                yield
+            self._finish()
+            yield
+
+    def close(self) -> None:
+        """Close the source, then every sink, whatever one of them raises."""
         with ExitStack() as stack:
             for sink in self._sinks:
                 stack.callback(sink.close)
             stack.callback(self._source.close)
-            while not self._why:
-                self._step()
-            self._finish()
-        return self._why
 
     def _step(self) -> None:
         found, sights = self._take_batch(self._poll_timeout_ns())

@@ -10,14 +10,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from collector.attribution import Attributor, IdleRules
+from collector.attribution import Attributor
 from collector.context import ContextProvider
 from collector.counters import Counters
 from collector.events import Event
-from collector.idle import load_rules
+from collector.idle import IdleRules
 from collector.parks import ParkDetector
 from collector.pipeline import Pipeline, RunOptions
 from collector.sinks import Sink
@@ -68,6 +68,7 @@ class SessionResult:
 @dataclass(frozen=True, slots=True)
 class _Parts:
     source: RecordSource
+    info: SourceInfo
     context: ContextProvider
     followed: Followed | None
 
@@ -85,22 +86,29 @@ def run_session(
     everything is armed, before the first batch. Raises any ``ParkscopeError``;
     sinks are closed in every case.
     """
-    pipeline: Pipeline | None = None
+    pipeline, info = open_session(options, sinks, should_stop)
     try:
-        rules = load_rules(options.idle_sites)
+        on_attached(info)
+    except BaseException:
+        pipeline.close()
+        raise
+    return SessionResult(pipeline.run(), pipeline.counters, info)
+
+
+def open_session(
+    options: SessionOptions,
+    sinks: Sequence[Sink],
+    should_stop: Callable[[], bool] = lambda: False,
+) -> tuple[Pipeline, SourceInfo]:
+    """Everything armed and not yet running; the sinks are closed if that fails."""
+    try:
+        rules = IdleRules.load(options.idle_sites)
         parts = _parts(options)
-        try:
-            on_attached(parts.source.info)
-            pipeline = _pipeline(options, parts, rules, sinks, should_stop)
-        except BaseException:
-            parts.source.close()
-            raise
-    finally:
-        if pipeline is None:
-            for sink in sinks:
-                sink.close()
-    why = pipeline.run()
-    return SessionResult(why, pipeline.counters, parts.source.info)
+    except BaseException:
+        for sink in sinks:
+            sink.close()
+        raise
+    return _pipeline(options, parts, rules, sinks, should_stop), parts.info
 
 
 def _pipeline(
@@ -131,7 +139,7 @@ def _pipeline(
 
 def _opening(parts: _Parts, now_ns: int) -> list[Event]:
     """The ``attached`` event of each target (one without a PID for a mock)."""
-    info = parts.source.info
+    info = parts.info
     data = {
         "backend": info.backend,
         "why": info.why,
@@ -164,7 +172,7 @@ def _played(options: SessionOptions) -> _Parts:
         played = mock.scenario(options.scenario)
     else:
         raise UsageError("the mock backend needs a scenario", hint="Add '--scenario NAME'.")
-    return _Parts(played.source, played.context, None)
+    return _Parts(played.source, played.source.info, played.context, None)
 
 
 def _live(options: SessionOptions) -> _Parts:
@@ -172,11 +180,11 @@ def _live(options: SessionOptions) -> _Parts:
 
     if not options.pids:
         raise UsageError("no target given", hint="Give the PID of a Python process.")
-    chosen = backends.choose(options.backend)
+    factory, reason = backends.choose(options.backend)
     followed = Followed(
         options.pids, python=options.python, launched=options.launched, follow=options.follow
     )
-    source = chosen.attach(
+    source = factory(
         followed.plans(),
         backends.Options(
             long_park_ns=options.long_park_ns,
@@ -188,4 +196,4 @@ def _live(options: SessionOptions) -> _Parts:
         ),
     )
     followed.bind(source)
-    return _Parts(source, followed.context, followed)
+    return _Parts(source, replace(source.info, why=reason), followed.context, followed)

@@ -91,23 +91,35 @@ def create_chroot() -> str | None:
         return "debootstrap is not installed"
     root.parent.mkdir(parents=True, exist_ok=True)
     # Built beside its place and then moved there: half a chroot is never found.
-    with tempfile.TemporaryDirectory(dir=root.parent, prefix="sid-") as building:
-        packages = ",".join(f"python{version}" for version in CHROOT_PYTHONS)
-        done = subprocess.run(
-            ["debootstrap", "--variant=minbase", f"--include={packages}", "sid", building],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            check=False,
-        )
-        if done.returncode != 0:
-            last = done.stdout.strip().rpartition("\n")[2]
-            return f"debootstrap failed: {last}"
-        Path(building).chmod(0o755)
-        shutil.rmtree(Path(building) / "var/cache/apt/archives", ignore_errors=True)
-        Path(building).rename(root)
-        Path(building).mkdir()  # what the context manager expects to remove
+    building = Path(tempfile.mkdtemp(dir=root.parent, prefix="sid-"))
+    try:
+        if (why := _debootstrap(building)) is None:
+            building.rename(root)
+        return why
+    finally:
+        shutil.rmtree(building, ignore_errors=True)
+
+
+def _debootstrap(directory: Path) -> str | None:
+    """Fill ``directory``. Returns why that failed, or None.
+
+    What debootstrap mounts, it mounts in a mount namespace of its own: however it
+    ends, nothing of the host is mounted in a directory that gets removed.
+    """
+    packages = ",".join(f"python{version}" for version in CHROOT_PYTHONS)
+    command = ["debootstrap", "--variant=minbase", f"--include={packages}", "sid", str(directory)]
+    done = subprocess.run(
+        ["unshare", "--mount", *command],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+    )
+    if done.returncode != 0:
+        return f"debootstrap failed: {done.stdout.strip().rpartition(chr(10))[2]}"
+    directory.chmod(0o755)
+    shutil.rmtree(directory / "var/cache/apt/archives", ignore_errors=True)
     return None
 
 

@@ -150,8 +150,8 @@ def test_help_loads_nothing_heavy() -> None:
     if not (ROOT / "tracer/cli.py").exists():
         pytest.skip("no tracer/cli.py yet")
     script = (
-        "import sys; from tracer.cli import main\n"
-        "try: main(['--help'])\n"
+        "import sys; from tracer.cli import main; sys.argv[1:] = ['--help']\n"
+        "try: main()\n"
         "except SystemExit as end: assert not end.code, end.code\n"
         f"print('loaded:', *sorted(set(sys.modules) & set({HEAVY!r})))"
     )

@@ -1,0 +1,41 @@
+"""Small real programs that park on purpose and log their own truth.
+
+Each is one file, stdlib only, for CPython 3.8 and later, and is run, never
+imported: ``python lock_convoy.py --log FILE --seconds N``. ``truth_log.py`` lies
+beside them and goes with any copy. ``scenarios.toml`` names them.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+DIRECTORY = Path(__file__).parent
+TRUTH_LOG = DIRECTORY / "truth_log.py"
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """One program: its usual run time and the kinds of long parks that it makes."""
+
+    name: str
+    summary: str
+    seconds: float
+    kinds: frozenset[str]
+
+    @property
+    def path(self) -> Path:
+        """The program."""
+        return DIRECTORY / f"{self.name}.py"
+
+
+@cache
+def scenarios() -> dict[str, Scenario]:
+    """All scenarios by name."""
+    table = tomllib.loads((DIRECTORY / "scenarios.toml").read_text())
+    return {
+        name: Scenario(name, entry["summary"], float(entry["seconds"]), frozenset(entry["kinds"]))
+        for name, entry in table.items()
+    }

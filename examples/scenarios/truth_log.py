@@ -1,0 +1,192 @@
+"""What a scenario itself knows of its waits, written down as it happens.
+
+One JSON object per line and wait of 50 ms or more, in a file opened with O_APPEND:
+
+    {"tid": 12, "thread": "worker", "kind": "lock", "start_ns": 1, "end_ns": 2,
+     "what": "lock A", "idle": false, "contended": false, "wake_ns": null}
+
+Times are CLOCK_MONOTONIC, taken right before the call and right after its return.
+``end_ns`` is null for a wait that never ends; that line is written when it begins.
+``wake_ns`` is when the cause of the wait was over, where that is known: what follows
+is the way back to the GIL. ``contended`` says that other threads computed meanwhile.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import threading
+import time
+from typing import Any, Callable, Iterator
+
+SHORTEST_NS = 50 * 1000 * 1000
+"""Shorter waits are not written."""
+
+LENGTHS = (0.15, 0.205, 0.25, 0.5, 1.2)
+"""Seconds: below the usual threshold of 200 ms, just above, well above."""
+
+now_ns = time.monotonic_ns
+
+
+class Wait:
+    """``with`` it around exactly one blocking call."""
+
+    def __init__(self, log: Log, kind: str, what: str, asked: float | None = None) -> None:
+        self._log = log
+        self._kind = kind
+        self._what = what
+        self._asked_ns: int | None = None if asked is None else int(asked * 1e9)
+        self._contended = False
+        self._start_ns = 0
+
+    def __enter__(self) -> None:
+        self._contended = self._log.computing > 0
+        self._start_ns = now_ns()
+
+    def __exit__(self, *_error: object) -> None:
+        end_ns = now_ns()
+        if end_ns - self._start_ns >= SHORTEST_NS:
+            wake_ns = None if self._asked_ns is None else self._start_ns + self._asked_ns
+            contended = self._contended or self._log.computing > 0
+            self._log.write(
+                kind=self._kind,
+                what=self._what,
+                start_ns=self._start_ns,
+                end_ns=end_ns,
+                wake_ns=wake_ns,
+                contended=contended,
+            )
+
+
+class Log:
+    """The truth of one process. Without a path it says nothing and costs little."""
+
+    def __init__(self, path: str | None) -> None:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
+        self._fd = None if path is None else os.open(path, flags, 0o600)
+        self.computing = 0
+
+    def wait(self, kind: str, what: str, asked: float | None = None) -> Wait:
+        """A wait of the calling thread, as a context manager.
+
+        ``asked``: after so many seconds the cause is over (a sleep, a time limit).
+        """
+        return Wait(self, kind, what, asked)
+
+    def for_ever(
+        self, kind: str, what: str, idle: bool = False, thread: threading.Thread | None = None
+    ) -> None:
+        """Say that a wait begins now that has no end (``thread``: whose, if not mine)."""
+        self.write(kind=kind, what=what, start_ns=now_ns(), end_ns=None, idle=idle, thread=thread)
+
+    def write(
+        self,
+        *,
+        kind: str,
+        what: str,
+        start_ns: int,
+        end_ns: int | None,
+        idle: bool = False,
+        contended: bool = False,
+        wake_ns: int | None = None,
+        thread: threading.Thread | None = None,
+    ) -> None:
+        """One line, in one write: it is there even if the process is killed next."""
+        if self._fd is None:
+            return
+        thread = thread or threading.current_thread()
+        entry = {
+            "tid": thread.native_id,
+            "thread": thread.name,
+            "kind": kind,
+            "start_ns": start_ns,
+            "end_ns": end_ns,
+            "what": what,
+            "idle": idle,
+            "contended": contended,
+            "wake_ns": wake_ns,
+        }
+        os.write(self._fd, (json.dumps(entry) + "\n").encode())
+
+
+class Computing:
+    """``with`` it: a thread computes in Python, so that every wake-up waits for the GIL."""
+
+    def __init__(self, log: Log) -> None:
+        self._log = log
+        self._stop = False
+        self._thread = threading.Thread(target=self._compute, name="computing", daemon=True)
+
+    def _compute(self) -> None:
+        while not self._stop:
+            sum(range(100))
+
+    def __enter__(self) -> None:
+        self._log.computing += 1
+        self._thread.start()
+
+    def __exit__(self, *_error: object) -> None:
+        self._stop = True
+        with self._log.wait("lock", "join of the computing thread"):
+            self._thread.join()
+        self._log.computing -= 1
+
+
+class Clock:
+    """How long the scenario still runs."""
+
+    def __init__(self, seconds: float) -> None:
+        self._end_ns = now_ns() + int(seconds * 1e9)
+
+    def left(self) -> float:
+        """Seconds, never negative."""
+        return max(0.0, (self._end_ns - now_ns()) / 1e9)
+
+    def lengths(self) -> Iterator[tuple[float, int]]:
+        """``LENGTHS`` over and over, only those that still fit: (length, round)."""
+        turn = 0
+        while True:
+            for length in LENGTHS:
+                if self.left() < length:
+                    return
+                yield length, turn
+            turn += 1
+
+
+def join(log: Log, threads: list[threading.Thread]) -> None:
+    """Wait for all threads, each wait in the log."""
+    for thread in threads:
+        with log.wait("lock", "join of " + thread.name):
+            thread.join()
+
+
+def start(*targets: Any) -> list[threading.Thread]:
+    """Start a thread per (name, function, arguments...)."""
+    threads = [
+        threading.Thread(target=function, args=arguments, name=name, daemon=True)
+        for name, function, *arguments in targets
+    ]
+    for thread in threads:
+        thread.start()
+    return threads
+
+
+def main(run: Callable[[Log, Clock], None], seconds: float) -> None:
+    """The command line of every scenario: ``run(log, clock)`` is the scenario itself."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--log", metavar="FILE", help="write the truth to it")
+    parser.add_argument("--seconds", type=float, default=seconds)
+    parser.add_argument(
+        "--start-after-stdin",
+        action="store_true",
+        help="begin when a line comes on stdin, so that a tracer can attach first",
+    )
+    options = parser.parse_args()
+    log = Log(options.log)
+    print("ready", flush=True)
+    if options.start_after_stdin:
+        with log.wait("io", "stdin"):
+            sys.stdin.readline()
+    run(log, Clock(options.seconds))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -40,6 +40,7 @@ from probes.wire import RECORD, WIRE_VERSION
 
 _SEARCH_BYTES = 1 << 20
 _MAX_NOTES = 20
+ROW_KINDS = (FrameKind.RECORDS, FrameKind.PARKS, FrameKind.EVENTS)
 _NO_RECORDS: npt.NDArray[Any] = np.empty(0, RECORD)
 _NO_PARKS: npt.NDArray[Any] = np.empty(0, PARK)
 
@@ -90,7 +91,8 @@ class TraceReader:
     """One trace file, open for reading. A context manager.
 
     ``meta`` is the writer's description of the recording, empty when it was damaged;
-    ``end`` the totals of the end record, None until it has been read (or there is none).
+    ``end`` the totals of the end record and ``end_ns`` its time on the source's clock,
+    None until it has been read (or when there is none).
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -98,6 +100,7 @@ class TraceReader:
         self.path = Path(path)
         self.integrity = Integrity()
         self.end: dict[str, Any] | None = None
+        self.end_ns: int | None = None
         try:
             self._fd = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         except (OSError, ValueError) as error:
@@ -127,11 +130,12 @@ class TraceReader:
             os.close(self._fd)
             self._fd = -1
 
-    def frames(self) -> Iterator[Frame]:
+    def frames(self, only: Container[FrameKind] = ROW_KINDS) -> Iterator[Frame]:
         """RECORDS, PARKS and EVENTS frames in file order, from the beginning.
 
-        Counts into a fresh ``integrity``, whose ``state`` is the verdict at the end.
-        Raises TraceError when the file system fails.
+        Counts into a fresh ``integrity``, whose ``state`` is the verdict at the end (of
+        kinds that are not asked for, check sums alone are looked at). Raises TraceError
+        when the file system fails.
         """
         walk = _Walk(self._fd, self.path)
         self.integrity = walk.integrity
@@ -139,6 +143,9 @@ class TraceReader:
             walk.integrity.skipped_bytes += FILE_HEADER_SIZE
             walk.integrity.note("the file header is damaged")
         for header, payload in walk:
+            if header.kind in ROW_KINDS and header.kind not in only:
+                walk.integrity.frames += 1
+                continue
             try:
                 frame = self._decode(header, payload)
             except BadFrame as error:
@@ -166,7 +173,7 @@ class TraceReader:
             return Frame(header, events=tuple(events))
         facts = lines.load_object(raw)
         if header.kind is FrameKind.END:
-            self.end = facts
+            self.end, self.end_ns = facts, header.now_ns
         return None
 
     def _check_version(self) -> bool:
@@ -271,7 +278,7 @@ class _Walk:
         """A frame whose header holds and whose payload is of no use."""
         self.integrity.bad_frames += 1
         self.integrity.note(f"frame {header.sequence} ({header.kind.name}): {why}")
-        if header.kind in _ROW_KINDS and why != "out of order":
+        if header.kind in ROW_KINDS and why != "out of order":
             self.integrity.lost_rows[header.kind.name.lower()] += header.rows
 
     def _in_order(self, header: FrameHeader) -> bool:
@@ -286,7 +293,7 @@ class _Walk:
             self.integrity.lost_frames += missing
             self.integrity.note(f"{missing} frames are missing before frame {header.sequence}")
         self._sequence = header.sequence + 1
-        if header.kind in _ROW_KINDS:
+        if header.kind in ROW_KINDS:
             self.integrity.lost_rows[name] += header.first_row - self.seen[name]
         self.seen[name] = header.first_row + header.rows
         for kind, count in header.dropped.items():
@@ -322,7 +329,7 @@ class _Walk:
             self.integrity.skipped_bytes += size - offset
             self.integrity.note(f"{size - offset} bytes at the end are no frame")
             return
-        if self._in_order(header) and header.kind in _ROW_KINDS:
+        if self._in_order(header) and header.kind in ROW_KINDS:
             self.integrity.lost_rows[header.kind.name.lower()] += header.rows
         self.integrity.note("the last frame is cut short")
 
@@ -338,9 +345,6 @@ class _Walk:
         if extra > 0:
             self.integrity.skipped_bytes += extra
             self.integrity.note(f"{extra} bytes follow the end record")
-
-
-_ROW_KINDS = (FrameKind.RECORDS, FrameKind.PARKS, FrameKind.EVENTS)
 
 
 def _header_at(fd: int, path: Path, offset: int) -> FrameHeader:

@@ -128,6 +128,11 @@ class TraceWriter:
             rest = self._records.take(rest)
             if self._records.full:
                 self._write_records()
+        self._now_ns = max(self._now_ns, now_ns)
+        if len(records) or self._dropped or self._sequence == 1:
+            self._ticks.append(Tick(self._now_ns, self._records.count))
+        if len(self._ticks) == MAX_TICKS:
+            self._write_records()
         self.advance(now_ns)
 
     def add_parks(self, parks: npt.NDArray[Any]) -> None:
@@ -153,19 +158,15 @@ class TraceWriter:
             self._line_bytes += len(line)
             if self._line_bytes >= _EVENT_BYTES or len(self._lines) == BATCH_ROWS:
                 self._write_events()
-            self._pass_time(event.ts_ns)
+            self.advance(event.ts_ns)
 
     def advance(self, now_ns: int) -> None:
         """The source's clock has come to ``now_ns``; writes what has waited long enough."""
         self._now_ns = max(self._now_ns, now_ns)
-        tick = Tick(self._now_ns, self._records.count)
-        if self._ticks and self._ticks[-1].end_row == tick.end_row:
-            self._ticks[-1] = tick
-        else:
-            self._ticks.append(tick)
-        if len(self._ticks) == MAX_TICKS:
-            self._write_records()
-        self._pass_time(now_ns)
+        if self._flushed_ns is None:
+            self._flushed_ns = self._now_ns
+        if self._now_ns - self._flushed_ns >= BATCH_NS:
+            self.flush()
 
     def flush(self) -> None:
         """Writes everything that waits: records, then parks, then events."""
@@ -209,14 +210,6 @@ class TraceWriter:
         self._accepted[kind] += rows
         if self._failure is not None:
             raise RecordingError(f"cannot write {self.path}: {self._failure}")
-
-    def _pass_time(self, now_ns: int) -> None:
-        """Flushes once per ``BATCH_NS`` of the source's clock, and only what there is."""
-        self._now_ns = max(self._now_ns, now_ns)
-        if self._flushed_ns is None:
-            self._flushed_ns = self._now_ns
-        if self._now_ns - self._flushed_ns >= BATCH_NS:
-            self.flush()
 
     def _write_start(self, meta: Mapping[str, Any]) -> None:
         """File header and META in one write: a trace without them is never seen."""

@@ -1,0 +1,238 @@
+"""A trace file played again: the same records in the same batches, on the recorded clock."""
+
+from __future__ import annotations
+
+import time
+from bisect import bisect_left
+from collections import Counter, defaultdict
+from collections.abc import Generator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from collector.context import UNKNOWN, Frame, ThreadContext
+from collector.events import Event
+from collector.source import Batch, SourceInfo
+from collector.trace.format import FrameKind
+from collector.trace.reader import Integrity, TraceReader
+
+SOURCE_FACTS = ("governor", "probe_failed")
+"""Events that the recorded source itself had said. All others are found anew."""
+
+_MAX_FRAMES = 64
+_MAX_LINE = 1 << 31
+_SAME_PARK_NS = 1_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class _Step:
+    """One batch of the recorded source."""
+
+    now_ns: int
+    raw: npt.NDArray[Any]
+    dropped: Counter[int]
+
+
+class ReplaySource:
+    """A RecordSource over a trace. What a damaged trace has lost is said at the end.
+
+    ``events`` are the recorded events (read in one pass before the first batch).
+    """
+
+    def __init__(self, path: Path, *, realtime: bool = False) -> None:
+        """Raises NotATrace, UnknownTraceVersion, TraceError."""
+        self._reader = TraceReader(path)
+        try:
+            self.events = self._read_events()
+        except BaseException:
+            self._reader.close()
+            raise
+        self._facts = [event for event in self.events if event.event in SOURCE_FACTS]
+        self._realtime = realtime
+        self._steps = self._walk()
+        self._next = next(self._steps, None)
+        self._now_ns = 0 if self._next is None else self._next.now_ns
+        self._began = (time.monotonic_ns(), self._now_ns)
+        self._done = False
+
+    @property
+    def now_ns(self) -> int:
+        """The recorded clock."""
+        return self._now_ns
+
+    @property
+    def integrity(self) -> Integrity:
+        """How much of the trace could be read so far."""
+        return self._reader.integrity
+
+    @property
+    def info(self) -> SourceInfo:
+        """The accuracy that the recorded backend stated."""
+        said = next((event.data for event in self.events if event.event == "attached"), {})
+        probes = said.get("probes")
+        return SourceInfo(
+            backend="mock",
+            why=f"replay of a recording by {said.get('backend', 'an unknown backend')}",
+            start_error_ns=_number(said.get("start_error_ns")),
+            end_error_ns=_number(said.get("end_error_ns")),
+            missed_below_ns=_number(said.get("missed_below_ns")),
+            probes=tuple(map(str, probes)) if isinstance(probes, list) else (),
+        )
+
+    def poll(self, timeout_ns: int) -> Batch:
+        """The next recorded batch, or silence for ``timeout_ns`` where there was silence."""
+        if self._done:
+            return Batch(self._now_ns, done=True)
+        limit = self._now_ns + max(0, timeout_ns)
+        step = self._next
+        if step is not None and step.now_ns > limit:
+            self._move(limit)
+            return Batch(limit, events=self._due_facts())
+        if step is None:
+            self._done = True
+            return Batch(self._now_ns, events=(*self._due_facts(), *self._losses()), done=True)
+        self._next = next(self._steps, None)
+        self._move(step.now_ns)
+        self._done = self._next is None
+        events = (*self._due_facts(), *(self._losses() if self._done else ()))
+        return Batch(step.now_ns, step.raw, step.dropped, events, self._done)
+
+    def close(self) -> None:
+        """Closes the file; safe to call twice."""
+        self._done = True
+        self._steps.close()
+        self._reader.close()
+
+    def _read_events(self) -> list[Event]:
+        only = (FrameKind.EVENTS,)
+        return [event for frame in self._reader.frames(only) for event in frame.events]
+
+    def _walk(self) -> Generator[_Step]:
+        """The batches as their ticks cut them; rows of one batch may span frames."""
+        waiting: list[npt.NDArray[Any]] = []
+        dropped: Counter[int] = Counter()
+        now_ns = 0
+        for frame in self._reader.frames((FrameKind.RECORDS,)):
+            dropped.update(frame.header.dropped)
+            start = 0
+            for n, tick in enumerate(frame.header.ticks, start=1):
+                waiting.append(frame.records[start : tick.end_row])
+                start, now_ns = tick.end_row, max(now_ns, tick.now_ns)
+                last = n == len(frame.header.ticks)
+                yield _Step(now_ns, np.concatenate(waiting), dropped if last else Counter())
+                waiting.clear()
+                dropped = Counter() if last else dropped
+            waiting.append(frame.records[start:])
+            now_ns = max(now_ns, frame.header.now_ns)
+        end_ns = max(now_ns, self._reader.end_ns or 0)
+        rest = np.concatenate(waiting) if waiting else np.empty(0, np.uint8)
+        yield _Step(end_ns, rest, dropped)
+
+    def _move(self, now_ns: int) -> None:
+        self._now_ns = now_ns
+        if self._realtime:
+            began, first = self._began
+            time.sleep(max(0, began + now_ns - first - time.monotonic_ns()) / 1e9)
+
+    def _due_facts(self) -> tuple[Event, ...]:
+        count = 0
+        while count < len(self._facts) and self._facts[count].ts_ns <= self._now_ns:
+            count += 1
+        due, self._facts = self._facts[:count], self._facts[count:]
+        return tuple(due)
+
+    def _losses(self) -> tuple[Event, ...]:
+        """What the file no longer had: replayed results rest on the remainder."""
+        return tuple(
+            Event(
+                "data_loss",
+                self._now_ns,
+                data={"where": "trace", "record_kind": None, "rows": kind, "count": count},
+            )
+            for kind, count in sorted(self._reader.integrity.lost_rows.items())
+        )
+
+
+class ReplayContext:
+    """Names and stacks as the recorded events give them."""
+
+    def __init__(self, source: ReplaySource) -> None:
+        self._source = source
+        self._parks: dict[tuple[int, int], list[Event]] = defaultdict(list)
+        self._named: dict[tuple[int, int], list[Event]] = defaultdict(list)
+        for event in source.events:
+            if event.pid is None or event.tid is None:
+                continue
+            if event.event == "park_long" and event.start_ns is not None:
+                self._parks[event.pid, event.tid].append(event)
+            if event.thread_name is not None:
+                self._named[event.pid, event.tid].append(event)
+        for parks in self._parks.values():
+            parks.sort(key=_start)
+        for named in self._named.values():
+            named.sort(key=_time)
+
+    def describe(self, pid: int, tid: int, since_ns: int) -> ThreadContext:
+        """What was read of this park when it was recorded; only the name of another one."""
+        parks = self._parks.get((pid, tid), [])
+        at = bisect_left(parks, since_ns - _SAME_PARK_NS, key=_start)
+        if at < len(parks) and _start(parks[at]) <= since_ns + _SAME_PARK_NS:
+            return _context(parks[at])
+        name = self._name_at(pid, tid, since_ns)
+        return UNKNOWN if name is None else ThreadContext(thread_name=name)
+
+    def thread_name(self, pid: int, tid: int) -> str | None:
+        """The name that the thread with this tid had at the replayed moment."""
+        return self._name_at(pid, tid, self._source.now_ns)
+
+    def _name_at(self, pid: int, tid: int, at_ns: int) -> str | None:
+        """By the next event of the thread (events follow what they tell of), else the last."""
+        named = self._named.get((pid, tid))
+        if not named:
+            return None
+        return named[min(bisect_left(named, at_ns, key=_time), len(named) - 1)].thread_name
+
+
+def _start(event: Event) -> int:
+    return event.start_ns or 0
+
+
+def _time(event: Event) -> int:
+    return event.ts_ns
+
+
+def _context(event: Event) -> ThreadContext:
+    """The context out of a ``park_long`` event; a part of a wrong type counts as unknown."""
+    python = event.data.get("python")
+    return ThreadContext(
+        thread_name=event.thread_name,
+        python=python if isinstance(python, bool) else None,
+        frames=_frames(event.data.get("stack")),
+        torn=event.data.get("stack_torn") is True,
+    )
+
+
+def _frames(stack: Any) -> tuple[Frame, ...] | None:
+    if not isinstance(stack, list):
+        return None
+    frames = []
+    for entry in stack[:_MAX_FRAMES]:
+        if not isinstance(entry, dict):
+            return None
+        module, line = entry.get("module"), entry.get("line")
+        frames.append(
+            Frame(
+                module=module if isinstance(module, str) else None,
+                function=str(entry.get("function")),
+                file=str(entry.get("file")),
+                line=line if type(line) is int and 0 <= line < _MAX_LINE else None,
+            )
+        )
+    return tuple(frames)
+
+
+def _number(value: Any) -> int:
+    return value if type(value) is int and value >= 0 else 0

@@ -1,0 +1,240 @@
+"""A scripted target as data: the TOML files of ``mock_scenarios/`` and their meaning.
+
+Times are milliseconds from the moment of the attach, which may be fractions, and
+negative for what happened before. ``expect`` is the truth, written by hand: the
+parks over 200 ms that a tracer has to find.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+
+from collector.context import Frame
+from probes.errors import UsageError
+from probes.kinds import FUTEX
+from probes.wire import Kind
+
+SCENARIO_DIR = Path(__file__).parent / "mock_scenarios"
+LONG_AGO_MS = -600_000.0
+DEFAULT_PID = 4000
+
+ParkKind = Literal["lock", "gil", "io", "sleep", "child", "map", "other"]
+
+
+class _Data(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A table of a scenario file; an unknown key is an error."""
+
+
+class CodeLine(_Data, frozen=True):
+    """One Python call, as ``collector.context.Frame``."""
+
+    function: str
+    file: str
+    line: int | None = None
+    module: str | None = None
+
+    def frame(self) -> Frame:
+        """The same for the collector."""
+        return Frame(module=self.module, function=self.function, file=self.file, line=self.line)
+
+
+class Thread(_Data, frozen=True):
+    """One thread of the target. A ``start_ms`` from 0 on makes a THREAD_START record.
+
+    ``python`` of false: a native thread, which no interpreter knows. ``copies``
+    makes that many threads with consecutive tids; ``{n}`` in the name counts them.
+    """
+
+    tid: int
+    name: str | None = None
+    pid: int = DEFAULT_PID
+    python: bool = True
+    frames: tuple[CodeLine, ...] = ()
+    start_ms: float = LONG_AGO_MS
+    exit_ms: float | None = None
+    copies: int = 1
+
+
+class Wait(_Data, frozen=True):
+    """One logical wait. Without ``until_ms`` it never ends.
+
+    ``waker`` names the thread that ends it; without one a timer does. ``gil``: the
+    wait consists of slices of 5 ms. ``probed``: a lock's slow path, which the slow
+    path probes see where the scenario has them armed.
+    """
+
+    thread: str
+    at_ms: float
+    until_ms: float | None = None
+    syscall: int = FUTEX
+    arg0: int = 0
+    arg1: int = 0
+    gil: bool = False
+    probed: bool = True
+    timed_out: bool = False
+    waker: str | None = None
+    frames: tuple[CodeLine, ...] = ()
+
+
+class Burst(_Data, frozen=True):
+    """``count`` allocations over 4 KiB by one thread, ``every_us`` apart."""
+
+    thread: str
+    at_ms: float
+    size_bytes: int
+    count: int = 1
+    every_us: float = 10.0
+    api: Literal["malloc", "calloc", "realloc"] = "malloc"
+
+
+class Refill(_Data, frozen=True):
+    """Pool refills that the kernel has counted, read at ``at_ms``."""
+
+    thread: str
+    at_ms: float
+    size_bytes: int
+    count: int
+
+
+class ShortWaits(_Data, frozen=True):
+    """Waits under ``--min-park`` that the kernel has counted in one bucket (log2 ns)."""
+
+    thread: str
+    at_ms: float
+    bucket: int
+    count: int
+    wait_class: Literal["lock", "gil", "map"] = "lock"
+
+
+class Loss(_Data, frozen=True):
+    """Records that were lost in the kernel, besides those that the ring has no room for."""
+
+    at_ms: float
+    kind: str
+    count: int
+
+
+class Life(_Data, frozen=True):
+    """Something that happens to a process."""
+
+    at_ms: float
+    what: Literal["proc_fork", "proc_exec", "proc_exit"]
+    pid: int = DEFAULT_PID
+    child_pid: int = 0
+    exit_code: int = 0
+    comm: str = "python3"
+
+
+class Fact(_Data, frozen=True):
+    """An event of the source itself: the governor, a probe that failed."""
+
+    at_ms: float
+    event: Literal["governor", "probe_failed"]
+    data: dict[str, Any] = {}
+
+
+class Expected(_Data, frozen=True):
+    """A park that has to be found. Without ``duration_ms`` it never ends."""
+
+    thread: str
+    kind: ParkKind
+    start_ms: float
+    duration_ms: float | None = None
+    end: Literal["open", "woken", "timed_out", "exited", "lost"] = "woken"
+    before_attach: bool = False
+    start_slack_ms: float = 0.0
+    duration_slack_ms: float = 0.0
+
+
+class Scenario(_Data, frozen=True):
+    """One file. ``long_park_ms`` is what the scans are planned for; the detector has its own."""
+
+    summary: str
+    duration_ms: float
+    threads: dict[str, Thread]
+    name: str = ""
+    seed: int = 1
+    slow_path: bool = False
+    long_park_ms: int = 200
+    ring_bytes: int = 8 << 20
+    wait: tuple[Wait, ...] = ()
+    alloc: tuple[Burst, ...] = ()
+    refill: tuple[Refill, ...] = ()
+    short_waits: tuple[ShortWaits, ...] = ()
+    loss: tuple[Loss, ...] = ()
+    life: tuple[Life, ...] = ()
+    fact: tuple[Fact, ...] = ()
+    expect: tuple[Expected, ...] = ()
+
+
+def names() -> tuple[str, ...]:
+    """The scenarios that come with Parkscope."""
+    return tuple(sorted(path.stem for path in SCENARIO_DIR.glob("*.toml")))
+
+
+def load(name: str | Path) -> Scenario:
+    """A scenario by its name, or from a TOML file of one's own.
+
+    Raises UsageError, which names the key, when there is none or it is wrong.
+    """
+    path = Path(name)
+    if path.suffix != ".toml":
+        path = SCENARIO_DIR / f"{name}.toml"
+        if str(name) not in names():
+            raise UsageError(f"no scenario '{name}'", hint=f"There are: {', '.join(names())}.")
+    try:
+        data = tomllib.loads(path.read_text("utf-8"))
+        scenario = msgspec.convert(data, Scenario)
+    except OSError as error:
+        raise UsageError(f"cannot read scenario {path}: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:
+        raise UsageError(f"scenario {path}: {error}", hint="Correct the file.") from error
+    scenario = _expanded(msgspec.structs.replace(scenario, name=path.stem))
+    _check(scenario, path)
+    return scenario
+
+
+def _expanded(scenario: Scenario) -> Scenario:
+    """Copies of threads, and of the waits of such threads, written out."""
+    threads: dict[str, Thread] = {}
+    copies: dict[str, list[str]] = {}
+    for key, thread in scenario.threads.items():
+        if thread.copies == 1:
+            threads[key], copies[key] = thread, [key]
+            continue
+        copies[key] = [f"{key}-{n}" for n in range(thread.copies)]
+        for n, copy in enumerate(copies[key]):
+            name = None if thread.name is None else thread.name.replace("{n}", str(n))
+            threads[copy] = msgspec.structs.replace(thread, tid=thread.tid + n, name=name, copies=1)
+    waits = [
+        msgspec.structs.replace(wait, thread=copy)
+        for wait in scenario.wait
+        for copy in copies.get(wait.thread, [wait.thread])
+    ]
+    return msgspec.structs.replace(scenario, threads=threads, wait=tuple(waits))
+
+
+def _check(scenario: Scenario, path: Path) -> None:
+    """Whatever types cannot say."""
+    wrong = None
+    named: list[Wait | Burst | Refill | ShortWaits | Expected] = [*scenario.wait, *scenario.alloc]
+    named += [*scenario.refill, *scenario.short_waits, *scenario.expect]
+    for entry in named:
+        if entry.thread not in scenario.threads:
+            wrong = f"no thread '{entry.thread}'"
+    for wait in scenario.wait:
+        if wait.waker is not None and wait.waker not in scenario.threads:
+            wrong = f"no thread '{wait.waker}'"
+        if wait.until_ms is not None and wait.until_ms <= wait.at_ms:
+            wrong = f"a wait of '{wait.thread}' ends before it begins"
+    for loss in scenario.loss:
+        if loss.kind.upper() not in Kind.__members__:
+            wrong = f"no record kind '{loss.kind}'"
+    if scenario.long_park_ms <= 0 or scenario.duration_ms <= 0 or scenario.ring_bytes < 0:
+        wrong = "long_park_ms and duration_ms have to be positive, ring_bytes not negative"
+    if wrong is not None:
+        raise UsageError(f"scenario {path}: {wrong}", hint="Correct the file.")

@@ -111,3 +111,27 @@ def thread_ids(pid: int) -> set[int]:
 def process_ids() -> Iterator[int]:
     """PIDs of this machine, as far as they are visible here."""
     return (int(name) for name in sorted(os.listdir("/proc")) if name.isdigit())
+
+
+def namespace_ids(pid: int, tids: set[int]) -> dict[int, int]:
+    """TID as the process itself sees it (gettid(2) in its PID namespace) → TID here.
+
+    From ``NSpid`` in /proc/PID/task/TID/status: here first, innermost last.
+    """
+    seen = {}
+    for tid in tids:
+        try:
+            text = _read(pid, f"task/{tid}/status", 65536)
+        except NoSuchProcess:
+            continue  # a thread that has just ended
+        found = re.search(rb"^NSpid:.*?(\d+)$", text, re.M)
+        seen[int(found[1]) if found else tid] = tid
+    return seen
+
+
+def same_pid_namespace(pid: int) -> bool:
+    """Whether the process numbers threads as this one does."""
+    try:
+        return os.readlink(f"/proc/{pid}/ns/pid") == os.readlink("/proc/self/ns/pid")
+    except OSError:
+        return True

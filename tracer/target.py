@@ -15,6 +15,7 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import TYPE_CHECKING
 
 from probes.errors import (
     BadElf,
@@ -29,12 +30,14 @@ from probes.errors import (
 from tracer import procfs
 from tracer.elf import Elf, Symbol
 from tracer.procfs import Mapping
-from tracer.pymem.memory import ProcessMemory
+
+if TYPE_CHECKING:
+    from tracer.pymem.memory import MemoryReader
 
 NATIVE_MACHINE = "x86_64"
-OLDEST, NEWEST = (3, 11), (3, 15)
 MAX_MODULES = 4096
 _COOKIE = b"xdebugpy"  # _Py_Debug_Cookie, Include/internal/pycore_debug_offsets.h
+_RELEASE_CANDIDATE = 0xC  # PY_RELEASE_LEVEL_GAMMA, Include/patchlevel.h
 _LIBC = re.compile(r"^(libc\.so\.6|libc-2\.\d+\.so|ld-musl-.*\.so\.1|libc\.musl-.*\.so\.1)$")
 _VERSION_IN_NAME = re.compile(r"python(\d\.\d+)")
 
@@ -283,7 +286,13 @@ def _find_python(
 def _python(
     pid: int, module: Module, facts: _Facts, runtime: Symbol
 ) -> tuple[Python | None, str | None]:
+    # Here, because tracer.pymem itself stands on this module.
+    from tracer.pymem.layout import supported_versions
+    from tracer.pymem.memory import ProcessMemory
+
     memory = ProcessMemory(pid)
+    versions = supported_versions()
+    supported = f"{_dotted(versions[0])} to {_dotted(versions[-1])} are"
     address = runtime.address + module.load_bias
     try:
         head = memory.read(address, 24)
@@ -293,18 +302,20 @@ def _python(
     if hexversion is None:
         named = _VERSION_IN_NAME.search(os.path.basename(module.path))
         version_text = f" {named[1]}" if named else ""
-        return None, f"CPython{version_text} is not supported: {_supported()} are"
+        return None, f"CPython{version_text} is not supported: {supported}"
     version = (hexversion >> 24, hexversion >> 16 & 0xFF, hexversion >> 8 & 0xFF)
-    if not OLDEST <= version[:2] <= NEWEST:
-        return None, f"CPython {version[0]}.{version[1]} is not supported: {_supported()} are"
+    if version[:2] not in versions:
+        return None, f"CPython {_dotted(version)} is not supported: {supported}"
+    if hexversion >> 4 & 0xF < _RELEASE_CANDIDATE:
+        return None, f"pre-releases of CPython {_dotted(version[:2])} are not supported"
     free_threaded = head[:8] == _COOKIE and int.from_bytes(head[16:24], "little") != 0
     if free_threaded:
-        return None, "this is a free-threaded CPython; only builds with the GIL can be read"
+        return None, "a free-threaded CPython is not supported: only builds with the GIL are"
     return Python(version, hexversion, module, address, free_threaded, "CPython"), None
 
 
 def _hexversion(
-    memory: ProcessMemory, module: Module, facts: _Facts, head: bytes
+    memory: MemoryReader, module: Module, facts: _Facts, head: bytes
 ) -> int | None:
     """PY_VERSION_HEX: from _Py_DebugOffsets (3.13 on), else from ``Py_Version`` (3.11 on)."""
     if head[:8] == _COOKIE:
@@ -315,5 +326,5 @@ def _hexversion(
     return None
 
 
-def _supported() -> str:
-    return f"{OLDEST[0]}.{OLDEST[1]} to {NEWEST[0]}.{NEWEST[1]}"
+def _dotted(version: tuple[int, ...]) -> str:
+    return ".".join(map(str, version))

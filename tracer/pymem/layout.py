@@ -1,0 +1,218 @@
+"""Where CPython keeps things: one data file per minor version, checked when loaded.
+
+Offsets come from ``layouts/cp3XX.toml``. From 3.13 on the target carries its own
+table (``_Py_DebugOffsets`` at the start of ``_PyRuntime``), which is exact for
+its build and overrides the file's; it is read once, and since everything in the
+target is untrusted every entry is checked. What neither can say (how a thing is
+done, not where it stands) are strategies, named in the file. No reader compares
+versions: a new version is a new file.
+"""
+
+from __future__ import annotations
+
+import struct
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from importlib import resources
+from importlib.resources.abc import Traversable
+from types import MappingProxyType
+
+from probes.errors import ImplausibleMemory, InternalError, UnsupportedPython
+from tracer.pymem.memory import MemoryReader
+
+COOKIE = b"xdebugpy"
+"""First bytes of _Py_DebugOffsets (``_Py_Debug_Cookie``)."""
+
+MAX_OFFSET = 1 << 24
+"""No structure of CPython is longer: a larger offset or size is garbage."""
+
+_HEADER = struct.Struct("<8sQQ")  # cookie, PY_VERSION_HEX, free_threaded
+
+_STRATEGIES: Mapping[str, Mapping[str, tuple[str, ...]]] = MappingProxyType(
+    {
+        "line_table": {"locations_v1": ("PyCodeObject.co_linetable",)},
+        "current_frame": {
+            "via_cframe": ("PyThreadState.cframe", "_PyCFrame.current_frame"),
+            "direct": ("PyThreadState.current_frame",),
+        },
+        "gil": {
+            "in_runtime": ("_PyRuntimeState.ceval.gil",),
+            "by_pointer": ("PyInterpreterState.ceval.gil",),
+        },
+        "integer": {
+            "ob_size": ("PyLongObject.ob_digit",),
+            "lv_tag": ("PyLongObject.long_value.lv_tag", "PyLongObject.long_value.ob_digit"),
+        },
+        "instance_dict": {
+            "prefix_words": ("PyDictValues.values",),
+            "tagged_prefix": ("PyDictValues.values",),
+            "inline_values": (
+                "PyDictValues.values", "PyDictValues.valid", "PyDictValues.capacity",
+            ),
+        },
+    }
+)
+"""Every strategy, its choices, and the offsets that a choice needs."""
+
+_CONSTANTS = frozenset({"executable_tag_mask", "first_foreign_owner", "last_owner"})
+
+_REQUIRED = (
+    "_PyRuntimeState.interpreters.head", "PyInterpreterState.next", "PyInterpreterState.id",
+    "PyInterpreterState.threads.head", "PyThreadState.prev", "PyThreadState.next",
+    "PyThreadState.interp", "PyThreadState.thread_id", "PyThreadState.native_thread_id",
+    "_gil_runtime_state.SIZE", "_gil_runtime_state.interval", "_gil_runtime_state.last_holder",
+    "_gil_runtime_state.locked", "_gil_runtime_state.cond", "_PyInterpreterFrame.previous",
+    "_PyInterpreterFrame.f_globals", "_PyInterpreterFrame.owner", "PyCodeObject.co_firstlineno",
+    "PyCodeObject.co_filename", "PyCodeObject.co_name", "PyCodeObject.co_qualname",
+    "PyCodeObject._co_firsttraceable", "PyCodeObject.co_code_adaptive", "PyObject.ob_type",
+    "PyVarObject.ob_size", "PyTypeObject.tp_name", "PyTypeObject.tp_basicsize",
+    "PyTypeObject.tp_flags", "PyTypeObject.tp_dictoffset", "PyHeapTypeObject.ht_cached_keys",
+    "PyTupleObject.ob_item", "PyListObject.ob_item", "PyBytesObject.ob_sval",
+    "PyDictObject.ma_used", "PyDictObject.ma_keys", "PyDictObject.ma_values",
+    "PyDictKeysObject.dk_log2_size", "PyDictKeysObject.dk_log2_index_bytes",
+    "PyDictKeysObject.dk_kind", "PyDictKeysObject.dk_nentries", "PyDictKeysObject.dk_indices",
+    "PyASCIIObject.SIZE", "PyASCIIObject.length", "PyASCIIObject.state",
+    "PyCompactUnicodeObject.SIZE", "PyUnicodeObject.data", "PyModuleObject.md_dict",
+)
+
+_EITHER = (
+    ("_PyInterpreterFrame.f_executable", "_PyInterpreterFrame.f_code"),
+    ("_PyInterpreterFrame.instr_ptr", "_PyInterpreterFrame.prev_instr"),
+    ("PyInterpreterState.imports.modules", "PyInterpreterState.modules"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Offsets, constants and strategies of one CPython version, complete and checked.
+
+    ``offsets`` is keyed ``Struct.field`` as in CPython's headers; ``Struct.SIZE``
+    is the structure's size. All in bytes.
+    """
+
+    version: tuple[int, int]
+    offsets: Mapping[str, int]
+    constants: Mapping[str, int]
+    strategies: Mapping[str, str]
+    debug_fields: tuple[tuple[str, str], ...]
+
+    def __getitem__(self, name: str) -> int:
+        return self.offsets[name]
+
+    def either(self, *names: str) -> int:
+        """The offset of a field that changed its name between versions."""
+        return next(self.offsets[name] for name in names if name in self.offsets)
+
+
+def _data() -> Traversable:
+    return resources.files("tracer.pymem") / "layouts"
+
+
+@lru_cache(maxsize=1)
+def supported_versions() -> tuple[tuple[int, int], ...]:
+    """The minor versions that have a layout, oldest first."""
+    names = [entry.name for entry in _data().iterdir()]
+    found = [name[3:-5] for name in names if name.startswith("cp3") and name.endswith(".toml")]
+    return tuple(sorted((3, int(minor)) for minor in found))
+
+
+@lru_cache(maxsize=16)
+def load(version: tuple[int, int]) -> Layout:
+    """The layout of a minor version. Raises UnsupportedPython when there is none."""
+    if version not in supported_versions():
+        raise UnsupportedPython(f"CPython {version[0]}.{version[1]} is not supported")
+    text = (_data() / f"cp{version[0]}{version[1]}.toml").read_text(encoding="utf-8")
+    layout = parse(text)
+    if layout.version != version:
+        raise InternalError(f"the layout file of CPython {version} says {layout.version}")
+    return layout
+
+
+def parse(text: str) -> Layout:
+    """A layout from TOML text. Raises InternalError naming what is wrong with it."""
+    data = tomllib.loads(text)
+    unknown = set(data) - {"version", "strategy", "constant", "offset", "debug_offsets"}
+    if unknown:
+        raise InternalError(f"layout: unknown table {sorted(unknown)[0]!r}")
+    offsets = {
+        f"{name}.{field}": value
+        for name, fields in data["offset"].items()
+        for field, value in fields.items()
+    }
+    major, minor = data["version"]
+    layout = Layout(
+        version=(major, minor),
+        offsets=MappingProxyType(offsets),
+        constants=MappingProxyType(data["constant"]),
+        strategies=MappingProxyType(data["strategy"]),
+        debug_fields=tuple(
+            (name, field) for name, field in data.get("debug_offsets", {}).get("fields", ())
+        ),
+    )
+    _check(layout)
+    return layout
+
+
+def _check(layout: Layout) -> None:
+    """Raise InternalError unless everything that a reader will ask for is there."""
+    for name, value in (*layout.offsets.items(), *layout.constants.items()):
+        if type(value) is not int or not 0 <= value < MAX_OFFSET:
+            raise InternalError(f"layout {layout.version}: {name} = {value!r} is no offset")
+    if set(layout.constants) != _CONSTANTS or set(layout.strategies) != set(_STRATEGIES):
+        raise InternalError(f"layout {layout.version}: constants or strategies differ")
+    needed = list(_REQUIRED)
+    for strategy, choices in _STRATEGIES.items():
+        choice = layout.strategies[strategy]
+        if choice not in choices:
+            raise InternalError(f"layout {layout.version}: no {strategy} is called {choice!r}")
+        needed += choices[choice]
+    missing = [name for name in needed if name not in layout.offsets]
+    missing += [names[0] for names in _EITHER if not any(n in layout.offsets for n in names)]
+    missing += [field for _, field in layout.debug_fields if field not in ("", *layout.offsets)]
+    if missing:
+        raise InternalError(f"layout {layout.version}: {missing[0]} is missing")
+
+
+def merge_debug_offsets(layout: Layout, memory: MemoryReader, runtime: int) -> Layout:
+    """The layout with the target's own table, where its version has one, laid over it.
+
+    Raises ImplausibleMemory when the table is damaged, UnsupportedPython when it
+    belongs to another version or to a free-threaded build, MemoryFault.
+    """
+    if not layout.debug_fields:
+        return layout
+    size = _HEADER.size + 8 * len(layout.debug_fields)
+    raw = memory.read(runtime, size)
+    cookie, hexversion, free_threaded = _HEADER.unpack_from(raw)
+    if cookie != COOKIE:
+        raise ImplausibleMemory("_PyRuntime does not begin with its table of offsets")
+    if (hexversion >> 24 & 0xFF, hexversion >> 16 & 0xFF) != layout.version:
+        raise UnsupportedPython(f"the target's table of offsets says version {hexversion:#x}")
+    if free_threaded:
+        raise UnsupportedPython("this is a free-threaded CPython")
+    values = struct.unpack_from(f"<{len(layout.debug_fields)}Q", raw, _HEADER.size)
+    names = [name for name, _ in layout.debug_fields]
+    check_debug_values(names, values)
+    merged = dict(layout.offsets)
+    for (_, field), value in zip(layout.debug_fields, values, strict=True):
+        if field:
+            merged[field] = value
+    return replace(layout, offsets=MappingProxyType(merged))
+
+
+def check_debug_values(names: Sequence[str], values: Sequence[int]) -> None:
+    """Raise ImplausibleMemory unless each offset lies inside its structure's size."""
+    sizes = {
+        name.rpartition(".")[0]: value
+        for name, value in zip(names, values, strict=True)
+        if name.endswith(".size")
+    }
+    for name, value in zip(names, values, strict=True):
+        if name.endswith("size"):
+            plausible = 0 < value < MAX_OFFSET
+        else:
+            plausible = value <= sizes.get(name.rpartition(".")[0], MAX_OFFSET)
+        if not plausible:
+            raise ImplausibleMemory(f"the target's table of offsets says {name} = {value}")

@@ -1,0 +1,190 @@
+"""One target's Python, as the rest of Parkscope asks for it: by native thread id.
+
+Nothing here believes a layout because of a version number alone: before the
+first answer the target's lists must close (thread state → interpreter →
+``sys.modules``), its thread ids must be those of /proc, and its GIL must look
+like one. Otherwise the reader refuses with ``UnsupportedPython``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from collector.context import Frame
+from probes.errors import MemoryReadError, TargetGone, UnsupportedPython
+from tracer import procfs
+from tracer.pymem.frames import FrameReader, Stack
+from tracer.pymem.layout import Layout, load, merge_debug_offsets
+from tracer.pymem.memory import MemoryReader, ProcessMemory
+from tracer.pymem.names import NameReader
+from tracer.pymem.objects import ObjectReader
+from tracer.pymem.runtime import RuntimeReader, ThreadState, retry
+from tracer.target import Target, alive, require_python
+
+MAIN_THREAD = "MainThread"
+
+
+@dataclass(slots=True)
+class _Readers:
+    """The parts of a reader that depend on the layout."""
+
+    runtime: RuntimeReader
+    objects: ObjectReader
+    frames: FrameReader
+    names: NameReader
+
+
+class PythonReader:
+    """Threads, names, stacks and GILs of one live target.
+
+    Methods raise TargetGone when the process has exited or replaced its program,
+    UnsupportedPython when what it holds is not what its version should hold, and
+    MemoryReadError when something could not be read whole in several tries.
+    """
+
+    def __init__(self, target: Target, memory: MemoryReader | None = None) -> None:
+        self.target = target
+        self.python = require_python(target)
+        self._memory = memory or ProcessMemory(target.pid)
+        layout = load(self.python.version[:2])
+        try:
+            layout = merge_debug_offsets(layout, self._memory, self.python.runtime_address)
+        except MemoryReadError as error:
+            raise self._unsupported(str(error)) from None
+        self.layout = layout
+        self._readers = self._make(layout)
+        self._own_ids = not procfs.same_pid_namespace(target.pid)
+        self._translated: dict[int, int] = {}
+        self._threads: dict[int, ThreadState] = {}
+        self._checked = False
+
+    def _make(self, layout: Layout) -> _Readers:
+        objects = ObjectReader(self._memory, layout)
+        runtime = RuntimeReader(self._memory, layout, self.python.runtime_address)
+        return _Readers(
+            runtime=runtime,
+            objects=objects,
+            frames=FrameReader(self._memory, layout, objects),
+            names=NameReader(layout, objects, runtime),
+        )
+
+    def _unsupported(self, why: str) -> UnsupportedPython:
+        version = ".".join(map(str, self.python.version))
+        return UnsupportedPython(
+            f"this build of CPython {version} keeps its data elsewhere than it should: {why}"
+        )
+
+    def threads(self) -> dict[int, ThreadState]:
+        """All threads that an interpreter knows, by native thread id; empty while it starts up."""
+        try:
+            states = retry(self._readers.runtime.thread_states)
+            if not self._checked and states:
+                self._check(states)
+        except MemoryReadError as error:
+            self._explain(error)
+        self._threads = self._by_tid(states)
+        return dict(self._threads)
+
+    def _explain(self, error: MemoryReadError) -> None:
+        """Raise what a failed reading of the lists means."""
+        if not alive(self.target):
+            raise TargetGone(f"process {self.target.pid} has gone") from None
+        if not self._checked:
+            raise self._unsupported(error.message) from None
+        raise error
+
+    def _check(self, states: list[ThreadState]) -> None:
+        """Refuse a layout that does not fit, before the first answer is given."""
+        here = procfs.thread_ids(self.target.pid)
+        known = self._by_tid(states)
+        if not known.keys() & here:
+            raise self._unsupported("it names no thread that the process has")
+        for interpreter in self._readers.runtime.interpreters():
+            modules = self._readers.runtime.modules(interpreter.address)
+            if modules and not any(retry(lambda at=modules: self._readers.objects.lookup(
+                    at, ("sys", "builtins")))):
+                raise self._unsupported("it has no module table")
+        retry(self._readers.runtime.gils)
+        self._checked = True
+
+    def _by_tid(self, states: Iterable[ThreadState]) -> dict[int, ThreadState]:
+        """Keyed by the TID that this process (and the kernel's tracer) uses.
+
+        The list is newest first: where a finished thread's state still stands, with
+        a TID that a new thread got meanwhile, the newest is the one that counts.
+        """
+        found: dict[int, ThreadState] = {}
+        for state in states:
+            found.setdefault(state.native_id, state)
+        if not self._own_ids:
+            return found
+        if not found.keys() <= self._translated.keys():
+            tids = procfs.thread_ids(self.target.pid)
+            self._translated = procfs.namespace_ids(self.target.pid, tids)
+        return {
+            self._translated[own]: state
+            for own, state in found.items()
+            if own in self._translated
+        }
+
+    def thread(self, tid: int) -> ThreadState | None:
+        """One thread by native id, None when no interpreter knows it. Cheap when known before."""
+        known = self._threads.get(tid)
+        if known is not None and self._readers.runtime.still(known):
+            return known
+        return self.threads().get(tid)
+
+    def names(self) -> dict[int, str]:
+        """``threading`` names of all threads that have one, by native thread id."""
+        threads = self.threads()
+        by_ident = self._readers.names.all_names(threads.values())
+        named = {}
+        for tid, state in threads.items():
+            name = by_ident.get((state.interpreter, state.ident))
+            if name is None and tid == self.target.pid:
+                name = MAIN_THREAD
+            if name is not None:
+                named[tid] = name
+        return named
+
+    def name(self, tid: int) -> str | None:
+        """One thread's name, None when it has none (a thread of C code) or is unknown."""
+        state = self.thread(tid)
+        if state is None:
+            return None
+        name = self._readers.names.name(state)
+        return MAIN_THREAD if name is None and tid == self.target.pid else name
+
+    def stack(self, tid: int, limit: int) -> tuple[tuple[Frame, ...], bool] | None:
+        """Up to ``limit`` frames, innermost first, and whether they are torn.
+
+        None when no interpreter knows the thread.
+        """
+        found = self.stacks((tid,), limit).get(tid)
+        return None if found is None else (found.frames, found.torn)
+
+    def stacks(self, tids: Iterable[int], limit: int) -> dict[int, Stack]:
+        """Stacks of several threads at once, by native id; threads unknown here are left out."""
+        states = {tid: state for tid in tids if (state := self.thread(tid)) is not None}
+        found = self._readers.frames.stacks(states.values(), limit)
+        return {
+            tid: found[state.address] for tid, state in states.items() if state.address in found
+        }
+
+    def gil_ranges(self) -> list[tuple[int, int]]:
+        """[lo, hi) of each GIL structure (mutexes and conditions are inside); may grow."""
+        return [self._readers.runtime.gil_range(gil) for gil in self._gils()]
+
+    def gil_conditions(self) -> list[int]:
+        """Address of ``gil->cond`` of each GIL."""
+        return [self._readers.runtime.gil_condition(gil) for gil in self._gils()]
+
+    def _gils(self) -> list[int]:
+        if not self._checked:
+            self.threads()
+        try:
+            return retry(self._readers.runtime.gils)
+        except MemoryReadError as error:
+            self._explain(error)
+            raise

@@ -235,9 +235,13 @@ class ParkDetector:
                 self._ending.setdefault(_key(park.pid, park.tid), (self._scans, end_ns))
             else:
                 self._end(park, end_ns, End.WOKEN)
+        elif park.source is Seen.SLOW_PATH:
+            if park.wake_ns:
+                # Woken, not yet back out of the wait: the probe's record is still to come.
+                self._ending.setdefault(_key(park.pid, park.tid), (self._scans, park.wake_ns))
         elif park.wake_ns:
             self._end(park, park.wake_ns, End.WOKEN)
-        elif park.source is Seen.SCAN:
+        else:
             self._end(park, max(park.last_seen_ns, int(r["since_ns"])), End.LOST)
 
     def _on_wait_open(self, r: Any) -> None:

@@ -85,6 +85,10 @@ class Pipeline:
         """Why it ended: ``source ended``, ``duration over``, ``stopped``; empty until then."""
         return self._why
 
+    def thread_name(self, pid: int, tid: int) -> str | None:
+        """Python's name of a thread, None when unknown. For the loop's own thread."""
+        return self._attributor.thread_name(pid, tid)
+
     def run(self) -> str:
         """Run to the end; return ``why``. Raises what ``steps`` raises."""
         for _ in self.steps():

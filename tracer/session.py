@@ -37,6 +37,7 @@ class SessionOptions:
     ``scenario`` and ``replay`` choose what the mock backend plays. ``launched``
     says that the only target is a child that has not executed its program yet
     (``parkscope run``). ``alloc_events`` makes a ``large_alloc`` event per request.
+    ``realtime`` plays the mock at its true pace, to be watched.
     """
 
     pids: tuple[int, ...] = ()
@@ -54,6 +55,7 @@ class SessionOptions:
     scenario: str | None = None
     replay: Path | None = None
     launched: bool = False
+    realtime: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,9 +169,9 @@ def _played(options: SessionOptions) -> _Parts:
     from tracer.backends import mock
 
     if options.replay is not None:
-        played = mock.replay(options.replay)
+        played = mock.replay(options.replay, realtime=options.realtime)
     elif options.scenario is not None:
-        played = mock.scenario(options.scenario)
+        played = mock.scenario(options.scenario, realtime=options.realtime)
     else:
         raise UsageError("the mock backend needs a scenario", hint="Add '--scenario NAME'.")
     return _Parts(played.source, played.source.info, played.context, None)

@@ -75,6 +75,11 @@ class PythonReader:
             f"this build of CPython {version} keeps its data elsewhere than it should: {why}"
         )
 
+    @property
+    def started(self) -> bool:
+        """Whether Python was up (had threads) when its thread list was last read."""
+        return bool(self._threads)
+
     def threads(self) -> dict[int, ThreadState]:
         """All threads that an interpreter knows, by native thread id; empty while it starts up."""
         try:

@@ -1,0 +1,96 @@
+"""Names and stacks for the collector, read from live targets at the moment of a park."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from collector.context import UNKNOWN, ThreadContext
+from probes.errors import ParkscopeError
+from tracer import procfs
+from tracer.pymem import PythonReader
+from tracer.target import Target
+
+STACK_LIMIT = 32
+"""Frames of a park, innermost first: idle rules and diagnoses look no deeper."""
+
+
+class TargetContext:
+    """A ``ContextProvider`` over live targets; never raises for one that has gone.
+
+    A parked thread's stack holds still, so what is read here is the park's own
+    stack if the thread is still in the same park afterwards: the caller, who has
+    its ``since_ns``, checks that.
+    """
+
+    def __init__(self, targets: Iterable[Target] = ()) -> None:
+        self._readers: dict[int, PythonReader] = {}
+        for target in targets:
+            self.add(target)
+
+    def add(self, target: Target) -> None:
+        """Begin to answer for a target; one that is added again replaces the earlier one.
+
+        Raises NotCPython and UnsupportedPython when its Python cannot be read,
+        PermissionDenied, TargetGone.
+        """
+        self._readers.pop(target.pid, None)
+        self._readers[target.pid] = PythonReader(target)
+
+    def ready(self, pid: int) -> bool:
+        """Whether the process's interpreter is up: it has threads and a GIL.
+
+        Raises what ``PythonReader.threads`` raises.
+        """
+        reader = self._readers.get(pid)
+        return reader is not None and bool(reader.threads()) and bool(reader.gil_conditions())
+
+    def gil(self, pid: int) -> tuple[tuple[tuple[int, int], ...], tuple[int, ...]]:
+        """A process's GIL ranges and conditions as they are now; empty without a reader."""
+        reader = self._readers.get(pid)
+        if reader is None:
+            return (), ()
+        return tuple(reader.gil_ranges()), tuple(reader.gil_conditions())
+
+    def remove(self, pid: int) -> None:
+        """Stop answering for a process."""
+        self._readers.pop(pid, None)
+
+    def reader(self, pid: int) -> PythonReader | None:
+        """The reader of a process, None when its Python cannot be read."""
+        return self._readers.get(pid)
+
+    def describe(self, pid: int, tid: int, since_ns: int) -> ThreadContext:
+        """Name and innermost frames of a parked thread; ``UNKNOWN`` when nothing can be read."""
+        reader = self._readers.get(pid)
+        if reader is None:
+            return UNKNOWN
+        try:
+            return self._describe(reader, tid)
+        except ParkscopeError:
+            return UNKNOWN  # gone, or changing too fast to be read: no names, the park stands
+
+    def _describe(self, reader: PythonReader, tid: int) -> ThreadContext:
+        if reader.thread(tid) is None:  # the list has just been read again
+            return self._native(reader, tid)
+        name = reader.name(tid)
+        found = reader.stack(tid, STACK_LIMIT)
+        if found is None:
+            return ThreadContext(thread_name=name, python=True)
+        frames, torn = found
+        return ThreadContext(thread_name=name, python=True, frames=frames, torn=torn)
+
+    def _native(self, reader: PythonReader, tid: int) -> ThreadContext:
+        """A thread that Python does not know, provided that it lives and Python runs."""
+        if not reader.started or tid not in procfs.thread_ids(reader.target.pid):
+            return UNKNOWN
+        return ThreadContext(python=False, frames=())
+
+    def thread_name(self, pid: int, tid: int) -> str | None:
+        """Python's name of a thread, None when unknown."""
+        reader = self._readers.get(pid)
+        if reader is None:
+            return None
+        try:
+            return reader.name(tid)
+        except ParkscopeError:
+            return None

@@ -186,6 +186,7 @@ class ParkDetector:
                 park.cpu_ns, park.syscall = int(r["cpu_ns"]), syscall
                 park.arg1 = int(r["arg1"])
                 park.flags |= int(r["flags"])
+                self._ending.pop(_key(park.pid, park.tid), None)
                 return
             self._close_unseen(park, r)
         self._begin(

@@ -329,3 +329,14 @@ def test_a_stopped_thread_keeps_its_park(detector: ParkDetector) -> None:
     stopped.view(np.uint8)[58] = ord("T")
     play(detector, 150, stopped)
     assert len(play(detector, 210).crossed) == 1
+
+
+def test_a_waiter_woken_too_early_goes_on_waiting(detector: ParkDetector) -> None:
+    """Another thread took the semaphore first: the same logical wait sleeps again."""
+    play(detector, 90, blocked(90, 10.1), wait(10, 90, ts=90, kind=Kind.WAIT_OPEN), scan(90))
+    play(detector, 120, wake(119.9), running(120, cpu_us=1010), scan(120))
+    for ts in (130, 150, 170):
+        assert not len(play(detector, ts, blocked(ts, 121), scan(ts)).parks())
+    (park,) = play(detector, 210).crossed
+    assert park.start_ns == 10 * MS
+    assert play(detector, 300, wait(10, 299)).ended == [park]

@@ -8,10 +8,13 @@ here, and nowhere earlier, so that traces and JSON keep what was really there.
 
 from __future__ import annotations
 
+import re
+
 LIMIT = 200
 """Characters that one piece of text may take on a screen."""
 
 _CUT = "…"
+_TAG = re.compile(r"(\\*)(\[[a-z#/@][^[]*?\])")
 
 
 def terminal(text: str, limit: int = LIMIT) -> str:
@@ -35,10 +38,14 @@ def terminal(text: str, limit: int = LIMIT) -> str:
 
 
 def markup(text: str, limit: int = LIMIT) -> str:
-    """``terminal(text)``, with what rich would take for a style tag made literal."""
-    from rich.markup import escape
+    """``terminal(text)``, with what rich would take for a style tag made literal.
 
-    return escape(terminal(text, limit))
+    For use before a tag, as in ``f"[bold]{markup(name)}[/]"``. The rule is rich's own
+    (``rich.markup.escape``): a tag-like bracket gets a backslash and the backslashes
+    before a bracket are doubled.
+    """
+    shown = _TAG.sub(lambda found: f"{found[1] * 2}\\{found[2]}", terminal(text, limit))
+    return shown + "\\" * (len(shown) - len(shown.rstrip("\\")))
 
 
 def _spelled(character: str) -> str:

@@ -160,7 +160,8 @@ def _plain(value: Any) -> str:
 
 def _park_long(event: Event) -> str:
     lasted = units.duration(event.duration_ns or 0)
-    return f"{who(event)} parked {lasted} and counting {_park(event)}"
+    comma = "," if event.kind == "gil" else ""
+    return f"{who(event)} parked {lasted} and counting{comma} {_park(event)}"
 
 
 def _park_end(event: Event) -> str:

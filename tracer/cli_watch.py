@@ -1,0 +1,93 @@
+"""The commands that watch a process: attach, record, run, live, replay, demo."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from tracer.cli_options import PATH, PID, TRACE, Watch, watching
+
+
+@click.command()
+@click.argument("pids", type=PID, nargs=-1, metavar="PID...")
+@watching()
+def attach(pids: tuple[int, ...], watch: Watch) -> int:
+    """Say every long park of live processes, while it still lasts.
+
+    One line per event, or one JSON object with --json, until the process ends,
+    --duration is over or you press Ctrl-C.
+    """
+    from tracer.watch import stream_events
+
+    return stream_events(watch.session(pids), watch.output())
+
+
+@click.command()
+@click.argument("pids", type=PID, nargs=-1, metavar="PID...")
+@click.option(
+    "-o", "--output", "trace", type=PATH, required=True, metavar="TRACE", help="The file to write."
+)
+@click.option("--force", is_flag=True, help="Replace TRACE if it exists.")
+@watching("idle")
+def record(pids: tuple[int, ...], trace: Path, force: bool, watch: Watch) -> int:
+    """Record everything to a trace, for 'analyze' and 'replay'."""
+    from tracer.watch import record as do_record
+
+    return do_record(watch.session(pids), watch.output(trace, force))
+
+
+@click.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
+@click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED, metavar="-- COMMAND...")
+@click.option("-o", "--output", "trace", type=PATH, metavar="TRACE", help="Record there as well.")
+@click.option("--force", is_flag=True, help="Replace TRACE if it exists.")
+@watching("scenario")
+def run(command: tuple[str, ...], trace: Path | None, force: bool, watch: Watch) -> int:
+    """Start a program and watch it from its first instruction on.
+
+    Its input and output are its own; what Parkscope has to say goes to stderr. Ends
+    when the program does, with its exit code.
+    """
+    from tracer.run_target import Child, watch_child
+
+    with Child(command) as child:
+        options = watch.session((child.pid,), launched=True)
+        return watch_child(child, options, watch.output(trace, force))
+
+
+@click.command()
+@click.argument("pids", type=PID, nargs=-1, metavar="PID...")
+@click.option(
+    "--sort",
+    type=click.Choice(["time", "name", "tid"]),
+    default="time",
+    show_default=True,
+    help="Order of threads.",
+)
+@watching("json")
+def live(pids: tuple[int, ...], sort: str, watch: Watch) -> int:
+    """Show the threads, what each one waits on and for how long.
+
+    Keys: q quits, i shows or hides idle parks, s sorts differently. Without a
+    terminal a table is printed once a second instead.
+    """
+    from tracer.watch_live import watch_live
+
+    return watch_live(watch.session(pids, realtime=True), watch.output(), sort)
+
+
+@click.command()
+@click.argument("trace", type=TRACE, metavar="TRACE")
+@watching("duration", "backend", "scenario", "follow", "alloc", "slow_path", "python", "budget")
+def replay(trace: Path, watch: Watch) -> int:
+    """Say the events of a trace again, as 'attach' would have.
+
+    The recorded records pass through the same detector, so another --long-park is
+    possible.
+    """
+    from tracer.watch import stream_events
+
+    return stream_events(watch.session(replay=trace), watch.output())
+
+
+COMMANDS = (attach, record, run, live, replay)

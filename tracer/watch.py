@@ -1,0 +1,141 @@
+"""What the watching commands do, without a command line: attach, record, replay.
+
+Each function takes frozen options and streams, and returns the exit code.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TextIO
+
+from collector.sinks import Sink
+from collector.sinks.json_lines import JsonLines, printable
+from collector.source import SourceInfo
+from collector.trace.facts import clock_pair
+from collector.trace.lines import dump
+from tracer.escape import terminal
+from tracer.human import HumanLines, Style
+from tracer.interrupts import Interrupts
+from tracer.recording import Recording
+from tracer.session import SessionOptions, SessionResult, run_session
+from tracer.totals import totals_line
+
+_PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """What is shown and kept.
+
+    ``json``: JSON lines instead of human ones. ``idle``: show idle parks too.
+    ``quiet``: no notes on stderr. ``trace``: record there, replacing it with ``force``.
+    """
+
+    json: bool = False
+    idle: bool = False
+    quiet: bool = False
+    trace: Path | None = None
+    force: bool = False
+
+
+def stream_events(
+    options: SessionOptions,
+    output: Output,
+) -> int:
+    """Attach (or play) and say every event on stdout, until the end."""
+    code, _ = run(options, output, [event_sink(options, output, sys.stdout)])
+    return code
+
+
+def event_sink(options: SessionOptions, output: Output, stream: TextIO) -> Sink:
+    """The sink that says events on ``stream``, as JSON or in words."""
+    if output.json:
+        return JsonLines(stream.buffer)
+    return HumanLines(
+        stream, Style(wall_offset_ns(options), idle=output.idle, colour=coloured(stream))
+    )
+
+
+def record(options: SessionOptions, output: Output) -> int:
+    """Attach and write a trace; then say on stdout what is in it."""
+    code, result = run(options, output, [])
+    totals = result.counters.to_dict()
+    if output.json:
+        said = dump({"trace": str(output.trace), "why": result.why, "totals": totals})
+        say(printable(said).decode())
+    else:
+        say(totals_line(totals, result.why))
+        say(f"look at it with: parkscope analyze {terminal(shlex.quote(str(output.trace)))}")
+    return code
+
+
+def run(
+    options: SessionOptions,
+    output: Output,
+    sinks: Sequence[Sink],
+    *,
+    interrupts: Interrupts | None = None,
+    armed: Callable[[SourceInfo], None] = lambda _info: None,
+) -> tuple[int, SessionResult]:
+    """One session that ends cleanly at Ctrl-C; the exit code and how it went."""
+    recording = None
+    if output.trace is not None:
+        recording = Recording(output.trace, options, force=output.force)
+    with interrupts or Interrupts() as stop:
+
+        def on_attached(info: SourceInfo) -> None:
+            if recording is not None:
+                recording.open(info)
+                note(output, f"recording to {recording.path}; Ctrl-C ends it")
+            stop.arm()
+            armed(info)
+
+        result = run_session(
+            options,
+            [*sinks, recording] if recording is not None else sinks,
+            should_stop=stop.should_stop,
+            on_attached=on_attached,
+        )
+        return stop.exit_code, result
+
+
+def note(output: Output, text: str) -> None:
+    """A word on stderr, unless ``--quiet``."""
+    if not output.quiet:
+        sys.stderr.write(f"parkscope: {terminal(text)}\n")
+        sys.stderr.flush()
+
+
+def say(text: str) -> None:
+    """A line on stdout, at once."""
+    sys.stdout.write(f"{text}\n")
+    sys.stdout.flush()
+
+
+def coloured(stream: TextIO) -> bool:
+    """Whether to colour: a terminal that can, and nobody asked not to (no-color.org)."""
+    return stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+
+
+def wall_offset_ns(options: SessionOptions) -> int | None:
+    """Add this to an event's CLOCK_MONOTONIC for the time of day; None if that is unknown.
+
+    A trace tells its own; a scripted scenario has none. Raises TraceError.
+    """
+    if options.replay is not None:
+        return None
+    if options.backend == "mock":
+        return None
+    pair = clock_pair()
+    return pair["realtime_ns"] - pair["monotonic_ns"]
+
+
+def own_memory_bytes() -> int:
+    """Resident memory of this process (proc(5), statm)."""
+    with open("/proc/self/statm", "rb") as file:
+        return int(file.read().split()[1]) * _PAGE_BYTES

@@ -118,11 +118,9 @@ class TraceWriter:
 
         Raises RecordingError, as every method below.
         """
-        self._accept("records", len(records))
-        for kind, count in dropped.items():
-            if count > 0:
-                self._dropped[kind] += count
-                self._accept("drops", count)
+        losses = +Counter(dropped)
+        self._accept(records=len(records), drops=losses.total())
+        self._dropped.update(losses)
         rest = records
         while len(rest):
             rest = self._records.take(rest)
@@ -137,7 +135,7 @@ class TraceWriter:
 
     def add_parks(self, parks: npt.NDArray[Any]) -> None:
         """Parks that ended (structured array of integers, the same dtype each time)."""
-        self._accept("parks", len(parks))
+        self._accept(parks=len(parks))
         if self._parks is None:
             self._parks = _Rows(parks.dtype)
         rest = parks
@@ -148,7 +146,7 @@ class TraceWriter:
 
     def add_events(self, events: Sequence[Event]) -> None:
         """Events, oldest first. One of over 1 MiB is written without its ``data``."""
-        self._accept("events", len(events))
+        self._accept(events=len(events))
         for event in events:
             line = lines.dump(event.to_dict()) + b"\n"
             if len(line) > _EVENT_BYTES:
@@ -205,9 +203,9 @@ class TraceWriter:
             self._failure = None
             self._write_end(totals)
 
-    def _accept(self, kind: str, rows: int) -> None:
+    def _accept(self, **rows: int) -> None:
         """From here on the rows are either in the file or in ``unwritten``."""
-        self._accepted[kind] += rows
+        self._accepted.update(rows)
         if self._failure is not None:
             raise RecordingError(f"cannot write {self.path}: {self._failure}")
 

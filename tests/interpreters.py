@@ -244,18 +244,25 @@ def scratch(interpreter: Interpreter) -> Iterator[Path]:
 
 
 def _installed(interpreter: Interpreter, script: Path) -> Path:
-    """``script`` where the interpreter can read it; a chroot gets a copy, once per content."""
+    """``script`` where the interpreter can read it, with the modules that lie beside it.
+
+    A chroot gets a copy, once per content; it stays there, as the chroot does.
+    """
     if interpreter.chroot is None:
         return script.resolve()
-    content = script.read_bytes()
-    place = interpreter.chroot / "tmp" / f"parkscope-{hashlib.sha256(content).hexdigest()[:16]}"
-    copy = place / script.name
-    if not copy.exists():
-        place.mkdir(exist_ok=True)
-        partial = place / f".{os.getpid()}"
-        partial.write_bytes(content)
-        partial.rename(copy)
-    return copy
+    files = sorted({script, *script.parent.glob("*.py")})
+    content = hashlib.sha256(b"\0".join(f.name.encode() + f.read_bytes() for f in files))
+    place = interpreter.chroot / "tmp" / f"parkscope-{content.hexdigest()[:16]}"
+    if not place.exists():
+        partial = Path(tempfile.mkdtemp(dir=place.parent, prefix="parkscope-"))
+        partial.chmod(0o755)
+        for file in files:
+            shutil.copy(file, partial)
+        try:
+            partial.rename(place)
+        except OSError:  # not empty: another run was as quick
+            shutil.rmtree(partial)
+    return place / script.name
 
 
 def launch(
@@ -266,10 +273,10 @@ def launch(
 ) -> subprocess.Popen[bytes]:
     """Start ``script`` under ``interpreter``: the Popen's pid is the Python process itself.
 
-    Paths among ``args`` are named as the process sees them (see ``scratch``); other
-    keywords are Popen's. stdin is empty and the process leads a session of its own,
-    so that it can be killed with all its children; use the ``start`` fixture, which
-    does that, in tests.
+    Modules in the script's own directory can be imported, in a chroot too. Paths among
+    ``args`` are named as the process sees them (see ``scratch``); other keywords are
+    Popen's. stdin is empty and the process leads a session of its own, so that it can be
+    killed with all its children; use the ``start`` fixture, which does that, in tests.
     """
     words = [interpreter.inside(a) if isinstance(a, Path) else a for a in args]
     program = interpreter.inside(_installed(interpreter, script))

@@ -1,7 +1,53 @@
-"""The commands that look at a trace or at this machine: analyze, views, doctor, completion."""
+"""The commands that look: at a trace, at this machine, at themselves."""
 
 from __future__ import annotations
 
+import sys
+
 import click
 
-COMMANDS: tuple[click.Command, ...] = ()
+from tracer.cli_options import PID
+
+_SHELLS = ("bash", "zsh", "fish")
+
+
+@click.command()
+@click.argument("pid", type=PID, required=False)
+@click.option("--json", "as_json", is_flag=True, help="One JSON object.")
+def doctor(pid: int | None, as_json: bool) -> int:
+    """Say what works here, or for a process, and the command that fixes what does not.
+
+    Without a PID it lists the processes that run Python. Exit code 0 if attaching
+    would work with some backend, 1 if not.
+    """
+    from tracer.doctor import examine, lines
+    from tracer.watch import coloured, say
+
+    report = examine(pid)
+    if as_json:
+        from collector.sinks.json_lines import printable
+        from collector.trace.lines import dump
+
+        say(printable(dump(report.to_dict())).decode())
+    else:
+        say("\n".join(lines(report, coloured(sys.stdout))))
+    return 0 if report.attachable else 1
+
+
+@click.command()
+@click.argument("shell", type=click.Choice(_SHELLS))
+def completion(shell: str) -> None:
+    """Print the completion script of a shell.
+
+    For bash: eval "$(parkscope completion bash)"
+    """
+    from click.shell_completion import get_completion_class
+
+    root = click.get_current_context().find_root()
+    completer = get_completion_class(shell)
+    if completer is not None:
+        source = completer(root.command, {}, "parkscope", "_PARKSCOPE_COMPLETE").source()
+        click.echo(source)
+
+
+COMMANDS: tuple[click.Command, ...] = (doctor, completion)

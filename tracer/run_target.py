@@ -153,7 +153,7 @@ def _become(command: Sequence[str], gate: int, release: int) -> NoReturn:
             pass
         if not os.read(gate, 1):
             os._exit(0)  # the parent gave up
-        os.execvp(command[0], list(command))
+        os.execvp(command[0], list(command))  # noqa: S606 no shell is wanted
     except OSError as error:
         os.write(2, f"parkscope: cannot run {command[0]}: {error.strerror}\n".encode())
     finally:

@@ -17,7 +17,7 @@ def _pytest(directory: Path, source: str, **environment: str) -> str:
     (directory / "test_inner.py").write_text(source)
     (directory / "conftest.py").write_text("from tests.conftest import *\n")
     kept = {key: value for key, value in os.environ.items() if not key.startswith("PARKSCOPE_")}
-    options = ["-c", str(ROOT / "pyproject.toml"), "--rootdir", str(directory)]
+    options = ["-c", str(ROOT / "pyproject.toml"), "--rootdir", str(directory), "test_inner.py"]
     done = subprocess.run(
         [sys.executable, "-m", "pytest", *options, "-p", "no:cacheprovider", "--no-fold-skipped"],
         env=kept | {"PYTHONPATH": str(ROOT)} | environment,

@@ -188,7 +188,8 @@ def python_processes() -> list[Target]:
             target = inspect(pid)
         except ParkscopeError:
             continue  # gone meanwhile, or of another user: not ours to list
-        if target.python is not None or "Python" in (target.refusal or ""):
+        refusal = target.refusal or ""
+        if target.python or ("Python" in refusal and "runs no CPython" not in refusal):
             targets.append(target)
     return targets
 

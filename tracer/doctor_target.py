@@ -45,7 +45,11 @@ def python_processes() -> Iterator[PythonProcess]:
 
 
 def _no_access(error: ParkscopeError) -> Finding:
-    fix = "run as root: sudo parkscope …" if isinstance(error, PermissionDenied) else error.hint
+    fix = error.hint
+    if isinstance(error, PermissionDenied):
+        fix = "run as root: sudo parkscope …"
+        if os.geteuid() == 0:
+            fix = "nothing: the kernel protects it even from root (a container's rights, an LSM)"
     if isinstance(error, NoSuchProcess) and error.hint == NoSuchProcess.default_hint:
         fix = "parkscope doctor"
     return Finding("target process", Status.FAIL, error.message, fix)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
 import click
 
-from tracer.cli_options import PID
+from tracer.cli_options import PATH, PID
 
 _SHELLS = ("bash", "zsh", "fish")
 
@@ -35,6 +36,30 @@ def doctor(pid: int | None, as_json: bool) -> int:
 
 
 @click.command()
+@click.argument("scenario", required=False)
+@click.option("--list", "list_only", is_flag=True, help="Say which scenarios there are.")
+@click.option(
+    "--backend",
+    type=click.Choice(["auto", "bcc", "proc"]),
+    default="auto",
+    show_default=True,
+    help="How to look at it.",
+)
+@click.option("-o", "--output", "trace", type=PATH, metavar="TRACE", help="Where to record to.")
+def demo(scenario: str | None, list_only: bool, backend: str, trace: Path | None) -> int:
+    """Run a small program that misbehaves on purpose, and attach to it.
+
+    Exit code 0 if its long park was flagged.
+    """
+    from tracer.demo import list_demos, run_demo
+
+    if list_only:
+        list_demos()
+        return 0
+    return run_demo(scenario, backend, trace)
+
+
+@click.command()
 @click.argument("shell", type=click.Choice(_SHELLS))
 def completion(shell: str) -> None:
     """Print the completion script of a shell.
@@ -50,4 +75,4 @@ def completion(shell: str) -> None:
         click.echo(source)
 
 
-COMMANDS: tuple[click.Command, ...] = (doctor, completion)
+COMMANDS: tuple[click.Command, ...] = (doctor, demo, completion)

@@ -121,7 +121,7 @@ def lockdown(machine: Machine) -> Finding:
     text = machine.text("sys/kernel/security/lockdown") or ""
     mode = re.search(r"\[(\w+)\]", text)
     if mode is None or mode[1] == "none":
-        return Finding("lockdown", Status.OK, "off")
+        return Finding("lockdown", Status.OK, "none that the kernel tells of")
     if mode[1] == "confidentiality":
         return Finding(
             "lockdown", Status.FAIL, "confidentiality mode: eBPF may not read kernel memory",

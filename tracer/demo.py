@@ -25,7 +25,7 @@ from tracer.human import Style, line
 from tracer.session import SessionOptions
 from tracer.watch import Output, event_sink, run, say
 
-DEFAULT = "lock_convoy"
+DEFAULT = "deadlock"
 SECONDS = 5
 _SESSION_NS = 5_500_000_000
 
@@ -102,10 +102,10 @@ def _started(demo: Demo) -> Iterator[int]:
 def _summarise(demo: Demo, seen: _Seen, trace: Path) -> None:
     say("")
     if seen.flagged:
-        first = seen.flagged[0]
         count = units.plural(len(seen.flagged), "long park")
-        say(f"Flagged {count} while they still lasted, the first one:")
-        say(f"  {line(first, Style())}")
+        say(f"Flagged {count} while they still lasted, the first of each kind:")
+        for event in sorted(seen.first_of_kind(), key=lambda event: event.kind == "sleep"):
+            say(f"  {line(event, Style())}")
     elif demo.kinds:
         say("No long park was flagged: this should not be. See 'parkscope doctor'.")
     else:
@@ -123,6 +123,10 @@ class _Seen:
     def __init__(self) -> None:
         self.flagged: list[Event] = []
         self.idle = 0
+
+    def first_of_kind(self) -> list[Event]:
+        """The first alarm of each kind."""
+        return list({event.kind: event for event in reversed(self.flagged)}.values())
 
     def on_events(self, events: Sequence[Event]) -> None:
         """Remember long parks."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 
-from probes.wire import Kind
+from probes.enums import Kind
 
 
 class CostClass(Enum):

@@ -1,0 +1,67 @@
+"""The enums of ``record.h``.
+
+Apart from ``wire.py``, which takes them up and needs numpy: probe specs name record
+kinds, and ``parkscope --help`` reads the specs' package without loading numpy.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum, IntFlag
+
+
+class Kind(IntEnum):
+    """What a record says (``enum ps_kind``)."""
+
+    THREAD_STATE = 1
+    WAIT_OPEN = 2
+    WAIT = 3
+    WAKE = 4
+    THREAD_START = 5
+    THREAD_EXIT = 6
+    PROC_FORK = 7
+    PROC_EXEC = 8
+    PROC_EXIT = 9
+    LARGE_ALLOC = 10
+    WAIT_HIST = 11
+    POOL_REFILL = 12
+    SCAN = 13
+
+
+KIND_END = 14
+
+
+class Flag(IntFlag):
+    """Qualifiers of a record (``enum ps_flag``)."""
+
+    GIL = 1 << 0
+    BEFORE_ATTACH = 1 << 1
+    INFERRED = 1 << 2
+    WATCHED = 1 << 3
+    TIMED_OUT = 1 << 4
+    COARSE = 1 << 5
+
+
+class WaitClass(IntEnum):
+    """Which slow path a wait was seen on (``enum ps_wait_class``)."""
+
+    LOCK = 1
+    GIL = 2
+    MAP = 3
+
+
+class AllocApi(IntEnum):
+    """Which request pymalloc handed on (``enum ps_alloc_api``)."""
+
+    MALLOC = 1
+    CALLOC = 2
+    REALLOC = 3
+
+
+class RunState(IntEnum):
+    """Scheduler state of a thread (``enum ps_run_state``), as ``ps`` letters."""
+
+    RUNNING = ord("R")
+    SLEEPING = ord("S")
+    DISK_SLEEP = ord("D")
+    STOPPED = ord("T")
+    DEAD = ord("X")

@@ -190,11 +190,21 @@ def _names_a_version(node: ast.expr) -> bool:
     return bool(_VERSION_WORD.search(name))
 
 
-def _is_version_literal(node: ast.expr) -> bool:
-    values = node.elts if isinstance(node, ast.Tuple) else [node]
-    return bool(values) and all(
-        isinstance(value, ast.Constant) and type(value.value) is int for value in values
-    )
+def _is_number(node: ast.expr) -> bool:
+    return isinstance(node, ast.Constant) and type(node.value) is int
+
+
+def _compares_a_version(node: ast.Compare) -> bool:
+    """``version >= (3, 13)``, ``version[1] < 12``, ``minor == 14``, ``hexversion > 0x030d0000``.
+
+    One number against a plain ``version`` is a file format's, such as BTF's.
+    """
+    sides = [node.left, *node.comparators]
+    literals = [s for s in sides if _is_number(s) or isinstance(s, ast.Tuple)]
+    versions = [s for s in sides if _names_a_version(s)]
+    plain = all(ast.unparse(side).rpartition(".")[2].lower() == "version" for side in versions)
+    whole = all(map(_is_number, literals))
+    return bool(literals and versions) and not (plain and whole)
 
 
 def test_no_version_is_compared_outside_the_layout_loader() -> None:
@@ -203,9 +213,7 @@ def test_no_version_is_compared_outside_the_layout_loader() -> None:
         for module in modules()
         if module.is_product and not fnmatch(module.name, "tracer/pymem/layout*.py")
         for node in ast.walk(module.tree)
-        if isinstance(node, ast.Compare)
-        and any(map(_names_a_version, [node.left, *node.comparators]))
-        and any(map(_is_version_literal, [node.left, *node.comparators]))
+        if isinstance(node, ast.Compare) and _compares_a_version(node)
     ]
     assert not wrong
 
@@ -269,6 +277,26 @@ def _registered(file: str, variable: str) -> str | None:
 
 
 @pytest.mark.parametrize(
+    ("text", "is_one"),
+    [
+        ("target.version >= (3, 13)", True),
+        ("(3, 8) <= python.version < (3, 16)", True),
+        ("sys.version_info[:2] == (3, 11)", True),
+        ("version[1] >= 13", True),
+        ("minor == 14", True),
+        ("python.hexversion >= 0x030d0000", True),
+        ("header.version != 1", False),
+        ("version != FORMAT_VERSION", False),
+        ("size >= 13", False),
+    ],
+)
+def test_what_counts_as_a_version_comparison(text: str, is_one: bool) -> None:
+    node = ast.parse(text, mode="eval").body
+    assert isinstance(node, ast.Compare)
+    assert _compares_a_version(node) is is_one
+
+
+@pytest.mark.parametrize(
     ("variable", "file", "pattern"),
     [
         ("SINKS", "collector/sinks/__init__.py", "collector/sinks/*.py"),
@@ -287,4 +315,6 @@ def test_every_plug_in_is_registered(variable: str, file: str, pattern: str) -> 
         pytest.skip(f"nothing matches {pattern} yet")
     text = _registered(file, variable)
     assert text is not None, f"{file} does not define {variable}"
-    assert {name for name in plug_ins if not re.search(rf"\b{name}\b", text)} == set()
+    assert {
+        name for name in plug_ins if not re.search(rf"\b{name}\b", text, re.IGNORECASE)
+    } == set()

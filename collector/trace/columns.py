@@ -38,13 +38,18 @@ def schema_of(dtype: np.dtype[Any]) -> pa.Schema:
     )
 
 
-def encode(rows: npt.NDArray[Any]) -> tuple[bytes, int]:
-    """The stored payload of some rows and the size that it unpacks to."""
+def record_batch(rows: npt.NDArray[Any]) -> pa.RecordBatch:
+    """Some rows in columns."""
     import pyarrow as pa
 
     schema = schema_of(rows.dtype)
     columns = [pa.array(np.ascontiguousarray(rows[name])) for name in schema.names]
-    message = pa.RecordBatch.from_arrays(columns, schema=schema).serialize()
+    return pa.RecordBatch.from_arrays(columns, schema=schema)
+
+
+def encode(rows: npt.NDArray[Any]) -> tuple[bytes, int]:
+    """The stored payload of some rows and the size that it unpacks to."""
+    message = record_batch(rows).serialize()
     return compress(message), message.size
 
 

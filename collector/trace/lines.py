@@ -8,7 +8,7 @@ from typing import Any
 from collector.events import Event
 from collector.trace.format import BadFrame
 
-_INTEGERS = ("ts_ns", "pid", "tid", "start_ns", "duration_ns")
+_INTEGERS = {"ts_ns": 64, "pid": 32, "tid": 32, "start_ns": 64, "duration_ns": 64}
 _TEXTS = ("thread_name", "kind")
 _BOOLEANS = ("idle", "before_attach")
 _LIMIT = 1 << 64
@@ -59,9 +59,9 @@ def load_events(raw: bytes) -> tuple[list[Event], int]:
 
 def _event(flat: dict[str, Any]) -> Event:
     """The event of a flat object whose common keys have the types that they must have."""
-    for key in _INTEGERS:
+    for key, bits in _INTEGERS.items():
         value = flat.get(key)
-        if value is not None and not (type(value) is int and 0 <= value < _LIMIT):
+        if value is not None and not (type(value) is int and 0 <= value < 1 << bits):
             raise BadFrame(f"{key} is no unsigned integer")
     for key in _TEXTS:
         if not isinstance(flat.get(key), str | None):

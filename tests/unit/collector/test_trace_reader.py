@@ -63,8 +63,9 @@ def craft(path: Path, *frames: bytes) -> None:
 def test_meta_is_there_before_any_frame(trace: Path) -> None:
     with TraceReader(trace) as reader:
         assert reader.meta["what"] == "a small trace"
-        assert reader.end is None
+        before = reader.end
         list(reader.frames())
+        assert before is None
         assert reader.end is not None
         assert reader.end["totals"] == {"parks": 18}
 
@@ -362,6 +363,7 @@ def events_frame(raw: bytes, rows: int) -> bytes:
         b'{"event":"x","ts_ns":99999999999999999999999}',
         b'{"event":"x","ts_ns":1,"pid":"7"}',
         b'{"event":"x","ts_ns":1,"tid":[]}',
+        b'{"event":"x","ts_ns":1,"tid":4294967296}',
         b'{"event":"x","ts_ns":1,"thread_name":{}}',
         b'{"event":"x","ts_ns":1,"idle":1}',
         b'{"event":"x","ts_ns":1,"kind":3}',

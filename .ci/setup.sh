@@ -8,7 +8,7 @@
 # when a step fails.
 # shellcheck shell=bash
 
-readonly bcc_package=/usr/lib/python3/dist-packages/bcc/__init__.py
+bcc_package=/usr/lib/python3/dist-packages/bcc/__init__.py
 first_time=yes
 
 say() { printf 'parkscope: %s\n' "$*" >&2; }

@@ -7,9 +7,46 @@ from pathlib import Path
 
 import click
 
-from tracer.cli_options import PATH, PID
+from tracer.cli_options import PATH, PID, TRACE
 
 _SHELLS = ("bash", "zsh", "fish")
+
+
+def _list_views(context: click.Context, _param: click.Parameter, wanted: bool) -> None:
+    """For an option that makes the others unnecessary."""
+    if wanted:
+        from tracer.look import show_views
+
+        show_views(as_json=False)
+        context.exit(0)
+
+
+@click.command()
+@click.argument("trace", type=TRACE, metavar="TRACE")
+@click.option("--view", default="summary", show_default=True, metavar="NAME", help="What to show.")
+@click.option(
+    "--list-views",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_list_views,
+    help="Say which views there are.",
+)
+@click.option("--json", "as_json", is_flag=True, help="JSON, one object per row.")
+def analyze(trace: Path, view: str, as_json: bool) -> None:
+    """Show what is in a trace: a summary, the parks, the threads and more."""
+    from tracer.look import show_view
+
+    show_view(trace, view, as_json)
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help="JSON, one object per view.")
+def views(as_json: bool) -> None:
+    """Say which views 'analyze' knows."""
+    from tracer.look import show_views
+
+    show_views(as_json)
 
 
 @click.command()
@@ -75,4 +112,4 @@ def completion(shell: str) -> None:
         click.echo(source)
 
 
-COMMANDS: tuple[click.Command, ...] = (doctor, demo, completion)
+COMMANDS: tuple[click.Command, ...] = (analyze, views, doctor, demo, completion)

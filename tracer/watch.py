@@ -8,16 +8,17 @@ from __future__ import annotations
 import os
 import shlex
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 from collector.sinks import Sink
 from collector.sinks.json_lines import JsonLines, printable
 from collector.source import SourceInfo
 from collector.trace.facts import clock_pair
 from collector.trace.lines import dump
+from collector.trace.reader import TraceReader
 from tracer.escape import terminal
 from tracer.human import HumanLines, Style
 from tracer.interrupts import Interrupts
@@ -25,6 +26,7 @@ from tracer.recording import Recording
 from tracer.session import SessionOptions, SessionResult, run_session
 from tracer.totals import totals_line
 
+_YEAR_2200_NS = 7_258_118_400_000_000_000
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
 
@@ -128,7 +130,8 @@ def wall_offset_ns(options: SessionOptions) -> int | None:
     A trace tells its own; a scripted scenario has none. Raises TraceError.
     """
     if options.replay is not None:
-        return None
+        with TraceReader(options.replay) as reader:
+            return _recorded_offset_ns(reader.meta)
     if options.backend == "mock":
         return None
     pair = clock_pair()
@@ -139,3 +142,15 @@ def own_memory_bytes() -> int:
     """Resident memory of this process (proc(5), statm)."""
     with open("/proc/self/statm", "rb") as file:
         return int(file.read().split()[1]) * _PAGE_BYTES
+
+
+def _recorded_offset_ns(meta: Mapping[str, Any]) -> int | None:
+    """From what a trace says of itself, which may be anything."""
+    clock, backend = meta.get("clock"), meta.get("backend")
+    if not isinstance(clock, Mapping) or not isinstance(backend, Mapping):
+        return None
+    wall_ns, monotonic_ns = clock.get("realtime_ns"), clock.get("monotonic_ns")
+    if not isinstance(wall_ns, int) or not isinstance(monotonic_ns, int):
+        return None
+    plausible = 0 <= monotonic_ns <= wall_ns < _YEAR_2200_NS
+    return wall_ns - monotonic_ns if plausible and backend.get("backend") != "mock" else None

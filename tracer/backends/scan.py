@@ -140,7 +140,10 @@ class DeltaFilter:
         at_once = gil if open_wait is None else gil | (blocked & open_wait[order])
         since, cpu = samples["since_ns"], samples["cpu_ns"]
 
+        watched = has_flag(samples, Flag.WATCHED)
         same = before["said"] & (before["since_ns"] == since)
+        # A sleep told before it was watched is told again: now its silence means something.
+        same &= before["watched"] | ~watched
         settled = samples["ts_ns"] >= since + np.uint64(self._news_after_ns)
         fresh = blocked & ~same & (at_once | settled)
         changed = before["said"] & (~blocked | ~same)
@@ -154,6 +157,7 @@ class DeltaFilter:
         after["since_ns"] = since
         after["said"] = blocked & (same | news)
         pending = before["gil"] & ~blocked & ~_surely_ran(before, samples)
+        after["watched"] = watched
         after["gil"] = gil | pending
         after["cpu_ns"] = np.where(pending, before["cpu_ns"], cpu)
         after["seen_ns"] = np.where(pending, before["seen_ns"], samples["ts_ns"])
@@ -165,12 +169,13 @@ class DeltaFilter:
         told["flags"] |= np.where(old, np.uint16(Flag.BEFORE_ATTACH), np.uint16(0))
         return np.concatenate((told.view(RECORD), exits))
 
-    def forget(self, pid: int, tid: int | None = None) -> None:
-        """A thread (or a whole process) is known to be gone: infer no exit of it."""
-        gone = self._known["pid"] == pid
-        if tid is not None:
-            gone &= self._known["tid"] == tid
-        self._known = self._known[~gone]
+    def forget(self, pid: int) -> None:
+        """A process is known to be over: infer no exit of its threads."""
+        self._known = self._known[self._known["pid"] != pid]
+
+    def forget_threads(self, threads: npt.NDArray[Any]) -> None:
+        """Exits that were reported (any records): infer none of these threads."""
+        self._known = self._known[~np.isin(self._known["key"], _keys(threads))]
 
     def _lookup(self, keys: npt.NDArray[Any]) -> tuple[npt.NDArray[Any], npt.NDArray[np.bool_]]:
         """What is known of each of ``keys`` (zeros if new), and which known ones they hit."""
@@ -212,6 +217,7 @@ _KNOWN: np.dtype[Any] = np.dtype(
         ("gone_ns", "<u8"),
         ("missed", "<u4"),
         ("said", "?"),
+        ("watched", "?"),
         ("gil", "?"),
     ]
 )

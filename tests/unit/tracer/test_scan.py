@@ -134,6 +134,18 @@ def test_running_threads_are_no_news() -> None:
         assert not len(seen.news(scan(sample(5, t, t, state=RunState.RUNNING)), t))
 
 
+def test_a_sleep_told_too_early_to_be_watched_is_told_again() -> None:
+    seen = DeltaFilter()
+    seen.news(scan(sample(5, T0, T0 - 50 * MS)), T0)
+    t = T0 + 90 * MS
+    early = scan(sample(5, t, t - 2 * MS))
+    assert len(seen.news(early, t)) == 1
+    t2 = t + 90 * MS
+    late = scan(sample(5, t2, t - 2 * MS, flags=Flag.WATCHED))
+    assert seen.news(late, t2)["flags"].tolist() == [Flag.WATCHED]
+    assert not len(seen.news(late, t2))
+
+
 def test_gil_waiters_are_told_at_every_new_slice_and_until_they_surely_ran() -> None:
     seen = DeltaFilter()
 
@@ -193,7 +205,7 @@ def test_known_exits_are_not_inferred() -> None:
     seen = DeltaFilter()
     rows = scan(sample(5, T0, T0), sample(6, T0, T0), sample(7, T0, T0, pid=2))
     seen.news(rows, T0)
-    seen.forget(1, 5)
+    seen.forget_threads(sample(5, T0, T0))
     seen.forget(2)
     assert told(seen.news(scan(), T0 + 1)) == [(6, "gone", 0)]
 

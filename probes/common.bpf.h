@@ -1,0 +1,103 @@
+/* What every BPF program of Parkscope stands on: targets, settings, the ring.
+ *
+ * The loader compiles one text: this file, then the *.bpf.c of each probe in PROBES
+ * order (bcc rewrites map calls in the main file only). Values come in as -D flags
+ * (PS_OFF_*: offsets from the kernel's BTF; PS_*_PAGES and PS_MAX_*: map sizes) or
+ * through the maps below, never by changing the text.
+ */
+#include <uapi/linux/ptrace.h>
+#include "record.h"
+
+/* Which processes are traced, by tgid. The parent's entry is copied at fork. */
+struct ps_target {
+    u32 flags; /* enum ps_target_flag */
+    u32 pad;
+};
+
+enum ps_target_flag {
+    PS_TARGET_TRACED = 1 << 0,  /* records are made of it */
+    PS_TARGET_SAMPLED = 1 << 1, /* the task iterator shows it (Parkscope itself: only this) */
+    PS_TARGET_FOLLOW = 1 << 2   /* its children become targets */
+};
+
+enum ps_setting {
+    PS_SET_WATCH_AFTER_NS = 0, /* sleeps that are older get a watch on their wake-up */
+    PS_SET_CLOCK_OFFSET_NS,    /* scheduler clock minus CLOCK_MONOTONIC, two's complement */
+    PS_SET_MIN_PARK_NS,        /* slow-path waits that are shorter are only counted */
+    PS_SET_END = 8
+};
+
+BPF_HASH(ps_targets, u32, struct ps_target, PS_MAX_TARGETS);
+BPF_ARRAY(ps_settings, u64, PS_SET_END);
+BPF_RINGBUF_OUTPUT(ps_ring, PS_RING_PAGES);
+BPF_PERCPU_ARRAY(ps_emitted, u64, PS_KIND_END);
+BPF_PERCPU_ARRAY(ps_dropped, u64, PS_KIND_END);
+
+static __always_inline u64 ps_setting(int which)
+{
+    u64 *value = ps_settings.lookup(&which);
+    return value ? *value : 0;
+}
+
+static __always_inline u32 ps_target_flags(u32 tgid)
+{
+    struct ps_target *target = ps_targets.lookup(&tgid);
+    return target ? target->flags : 0;
+}
+
+static __always_inline bool ps_traced(u32 tgid)
+{
+    return ps_target_flags(tgid) & PS_TARGET_TRACED;
+}
+
+/* A field of a kernel structure at a PS_OFF_* offset; 0 when it cannot be read. */
+#define PS_FIELD(type, base, offset)                                             \
+    ({                                                                           \
+        type ps_value = 0;                                                       \
+        bpf_probe_read_kernel(&ps_value, sizeof(ps_value), (void *)((base) + (offset))); \
+        ps_value;                                                                \
+    })
+
+/* A record with its header filled and its payload zero, or NULL: then it has been
+ * counted as dropped. Emitted = received + dropped + what is still in the ring.
+ * Atomic, because an interrupt's program may count on the same CPU in between. */
+static __always_inline struct ps_record *ps_reserve(u16 kind, u64 ts_ns, u32 pid, u32 tid)
+{
+    int slot = kind;
+    u64 *count = ps_emitted.lookup(&slot);
+    if (count)
+        __sync_fetch_and_add(count, 1);
+    struct ps_record *record = ps_ring.ringbuf_reserve(sizeof(struct ps_record));
+    if (!record) {
+        count = ps_dropped.lookup(&slot);
+        if (count)
+            __sync_fetch_and_add(count, 1);
+        return 0;
+    }
+    __builtin_memset(record, 0, sizeof(*record));
+    record->ts_ns = ts_ns;
+    record->pid = pid;
+    record->tid = tid;
+    record->kind = kind;
+    return record;
+}
+
+/* The reader comes round by time: a wake-up per record would cost the target. */
+static __always_inline void ps_submit(struct ps_record *record)
+{
+    ps_ring.ringbuf_submit(record, BPF_RB_NO_WAKEUP);
+}
+
+/* One thread as the task iterator shows it: not a record, it never enters the ring.
+ * Times of `state` but for ts_ns are of the scheduler's clock; user space converts. */
+struct ps_sample {
+    struct ps_record state; /* PS_THREAD_STATE */
+    u64 wait_start_ns;      /* an open slow-path wait (CLOCK_MONOTONIC), 0: none */
+    u64 wait_address;
+    u64 wait_site;
+    u32 wait_class;
+    u32 wait_slices;
+};
+
+/* Threads whose wake-up is wanted: tid -> begin of the sleep (scheduler's clock). */
+BPF_HASH(ps_watch, u32, u64, PS_MAX_WATCHES);

@@ -1,0 +1,1 @@
+"""The probe ``lifecycle``: its spec and its program."""

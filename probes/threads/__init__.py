@@ -1,0 +1,1 @@
+"""The probe ``threads``: its spec and its program."""

@@ -1,0 +1,122 @@
+/* The task iterator: state, exact block time and system call of every thread of the
+ * targets, with no instruction changed in them. It also sets the watch on long
+ * sleeps, before it reads the state, so that no wake-up falls in between. */
+
+struct bpf_iter_meta {
+    void *seq;
+    u64 session_id;
+    u64 seq_num;
+};
+struct task_struct;
+struct bpf_iter__task {
+    struct bpf_iter_meta *meta;
+    struct task_struct *task;
+};
+
+/* include/linux/sched.h: task->__state and task->flags, stable for tools like ps. */
+#define PS_TASK_INTERRUPTIBLE 0x1
+#define PS_TASK_UNINTERRUPTIBLE 0x2
+#define PS_TASK_STOPPED_OR_TRACED (0x4 | 0x8)
+#define PS_PF_NOT_OF_USER_SPACE (0x10 | 0x4000 | 0x200000) /* IO_WORKER USER_WORKER KTHREAD */
+
+#ifndef PS_HAVE_SLOW_PATH
+/* slow_path.bpf.c has the real one; without that probe no wait is ever open. */
+static __always_inline void ps_fill_open_wait(u32 tid, struct ps_sample *sample)
+{
+}
+#endif
+
+static __always_inline u8 ps_run_state(u64 task)
+{
+    if (PS_FIELD(u32, task, PS_OFF_TASK_EXIT_STATE))
+        return PS_DEAD;
+    u32 state = PS_FIELD(u32, task, PS_OFF_TASK_STATE);
+    /* On its CPU with a sleeping state: on its way to sleep, or already called back. */
+    if (!state || PS_FIELD(u32, task, PS_OFF_TASK_ON_CPU))
+        return PS_RUNNING;
+    if (state & PS_TASK_UNINTERRUPTIBLE)
+        return PS_DISK_SLEEP;
+    if (state & PS_TASK_INTERRUPTIBLE)
+        return PS_SLEEPING;
+    return state & PS_TASK_STOPPED_OR_TRACED ? PS_STOPPED : PS_SLEEPING;
+}
+
+static __always_inline bool ps_is_blocked(u8 state)
+{
+    return state == PS_SLEEPING || state == PS_DISK_SLEEP;
+}
+
+/* When the thread left the CPU: when it came to it, plus what it has run since
+ * then. Both of the run queue's clock; exec_start is of another one per CPU. */
+static __always_inline void ps_fill_times(u64 task, struct ps_thread_state *out)
+{
+    u64 arrived = PS_FIELD(u64, task, PS_OFF_TASK_LAST_ARRIVAL);
+    u64 ran = PS_FIELD(u64, task, PS_OFF_TASK_SUM_EXEC);
+    u64 ran_before = PS_FIELD(u64, task, PS_OFF_TASK_PREV_SUM_EXEC);
+    out->state = ps_run_state(task);
+    out->cpu_ns = ran;
+    out->since_ns = ps_is_blocked(out->state) ? arrived + ran - ran_before : arrived;
+}
+
+static __always_inline void ps_fill_syscall(struct task_struct *task, struct ps_thread_state *out)
+{
+    struct pt_regs regs = {};
+    out->syscall = -1;
+    if (!ps_is_blocked(out->state))
+        return;
+    bpf_probe_read_kernel(&regs, sizeof(regs), (void *)bpf_task_pt_regs(task));
+    if ((long)regs.orig_ax < 0 || regs.orig_ax > 0x7fff)
+        return;
+    out->syscall = regs.orig_ax;
+    out->arg0 = regs.di;
+    out->arg1 = regs.si;
+}
+
+/* Whether the coming wake-up will be told. First the watch, then one more look: a
+ * wake-up before that look shows in it, one after it finds the watch. */
+static __always_inline bool ps_set_watch(u64 task, u32 tid, struct ps_thread_state *out)
+{
+    u64 since = out->since_ns;
+    u64 *watched = ps_watch.lookup(&tid);
+    if (watched && *watched == since)
+        return true;
+    if (ps_watch.update(&tid, &since))
+        return false;
+    ps_fill_times(task, out);
+    if (ps_is_blocked(out->state) && out->since_ns == since)
+        return true;
+    ps_watch.delete(&tid);
+    return false;
+}
+
+int bpf_iter__task(struct bpf_iter__task *ctx)
+{
+    struct task_struct *task = ctx->task;
+    struct ps_sample sample = {};
+    if (!task)
+        return 0;
+    u64 base = (u64)task;
+    u32 tgid = PS_FIELD(u32, base, PS_OFF_TASK_TGID);
+    u32 flags = ps_target_flags(tgid);
+    if (!flags || PS_FIELD(u32, base, PS_OFF_TASK_FLAGS) & PS_PF_NOT_OF_USER_SPACE)
+        return 0;
+    u32 tid = PS_FIELD(u32, base, PS_OFF_TASK_PID);
+    sample.state.pid = tgid;
+    sample.state.tid = tid;
+    sample.state.kind = PS_THREAD_STATE;
+    sample.state.aux = PS_FIELD(u64, base, PS_OFF_TASK_NVCSW);
+    ps_fill_times(base, &sample.state.thread_state);
+    sample.state.ts_ns = bpf_ktime_get_ns();
+    ps_fill_open_wait(tid, &sample);
+    if (flags & PS_TARGET_TRACED && ps_is_blocked(sample.state.thread_state.state)) {
+        u64 clock = sample.state.ts_ns + ps_setting(PS_SET_CLOCK_OFFSET_NS);
+        u64 old = sample.state.thread_state.since_ns + ps_setting(PS_SET_WATCH_AFTER_NS);
+        /* A GIL wait consists of many sleeps: the end of one is not its end. */
+        bool in_slow_path = sample.wait_start_ns && sample.wait_class != PS_WAIT_GIL;
+        if ((in_slow_path || clock > old) && ps_set_watch(base, tid, &sample.state.thread_state))
+            sample.state.flags |= PS_F_WATCHED;
+    }
+    ps_fill_syscall(task, &sample.state.thread_state);
+    bpf_seq_write((void *)ctx->meta->seq, &sample, sizeof(sample));
+    return 0;
+}

@@ -1,0 +1,1 @@
+"""The probe ``wakes``: its spec and its program."""

@@ -1,0 +1,36 @@
+/* The end of a watched sleep and who ended it. sched_waking runs in the waker, or in
+ * the interrupt that stands for a timer or a device: then the current task is only
+ * whoever was interrupted, and its system call tells no more than that. */
+
+int ps_on_waking(struct bpf_raw_tracepoint_args *ctx)
+{
+    u64 wakee = ctx->args[0];
+    u32 tid = PS_FIELD(u32, wakee, PS_OFF_TASK_PID);
+    u64 *since = ps_watch.lookup(&tid);
+    if (!since)
+        return 0;
+    u64 since_ns = *since;
+    ps_watch.delete(&tid);
+    u32 tgid = PS_FIELD(u32, wakee, PS_OFF_TASK_TGID);
+    struct ps_record *record = ps_reserve(PS_WAKE, bpf_ktime_get_ns(), tgid, tid);
+    if (!record)
+        return 0;
+    struct pt_regs regs = {};
+    u64 waker = bpf_get_current_pid_tgid();
+    record->wake.waker_pid = waker >> 32;
+    record->wake.waker_tid = waker;
+    record->wake.waker_syscall = -1;
+    record->wake.cpu = bpf_get_smp_processor_id();
+    record->wake.since_ns = since_ns;
+    if (waker) { /* not the idle task, which has no registers of user space */
+        bpf_probe_read_kernel(&regs, sizeof(regs),
+                              (void *)bpf_task_pt_regs(bpf_get_current_task_btf()));
+        if ((long)regs.orig_ax >= 0 && regs.orig_ax <= 0x7fff) {
+            record->wake.waker_syscall = regs.orig_ax;
+            record->wake.waker_arg0 = regs.di;
+            record->wake.waker_arg1 = regs.si;
+        }
+    }
+    ps_submit(record);
+    return 0;
+}

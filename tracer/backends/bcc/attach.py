@@ -1,0 +1,165 @@
+"""From nothing to armed programs, in an order that loses nothing."""
+
+from __future__ import annotations
+
+import os
+import struct
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from collector.events import Event
+from probes import PROBES
+from probes.spec import Hook, ProbeSpec
+from probes.wire import KIND_END
+from tracer.backends import Options
+from tracer.backends.bcc import syscalls
+from tracer.backends.bcc.btf import kernel_offsets
+from tracer.backends.bcc.load import Kernel, Loader
+from tracer.backends.bcc.ring import PAGE, Ring
+from tracer.backends.bcc.scanner import Scanner
+from tracer.backends.scan import NEWS_AFTER_NS
+
+MAX_TARGETS = 4096
+MAX_WATCHES = 32768
+CORE = ("threads", "wakes", "lifecycle")
+"""The probes that every source has; the others come with addons."""
+
+_TRACED, _SAMPLED, _FOLLOW = 1, 2, 4  # enum ps_target_flag
+_WATCH_AFTER_NS, _CLOCK_OFFSET_NS, _MIN_PARK_NS = 0, 1, 2  # enum ps_setting
+
+
+def probe_failed(probe: str, why: str) -> Event:
+    """The event that says that one probe is missing while the others go on."""
+    return Event("probe_failed", time.monotonic_ns(), data={"probe": probe, "why": why})
+
+
+def begin_load(
+    loader: Loader,
+    extra: Sequence[ProbeSpec],
+    defines: Mapping[str, int],
+    maps: Sequence[str],
+    ring_pages: int,
+) -> None:
+    """Have the core probes and ``extra`` compiled, in ``PROBES`` order.
+
+    Raises BackendUnavailable when the kernel's structures are unknown.
+    """
+    wanted = {*CORE, *(spec.name for spec in extra)}
+    specs = [spec for spec in PROBES if spec.name in wanted]
+    specs += [spec for spec in extra if spec not in specs]
+    sizes = {
+        "PS_MAX_TARGETS": MAX_TARGETS,
+        "PS_MAX_WATCHES": MAX_WATCHES,
+        "PS_RING_PAGES": ring_pages,
+    }
+    offsets = kernel_offsets(loader.cache_dir)
+    loader.send(specs, {**offsets, **sizes, **defines}, maps)
+
+
+class Attachment:
+    """The core probes, loaded: settings, targets, iterator, ring, tracepoints.
+
+    Owns ``kernel`` and everything made with it. Raises what the kernel's refusal
+    means (PermissionDenied, BackendUnavailable), having closed everything.
+    """
+
+    def __init__(self, kernel: Kernel, options: Options, ring_pages: int) -> None:
+        self.kernel = kernel
+        self.failures: list[Event] = []
+        self.ring: Ring | None = None
+        self._links: list[int] = []
+        self._options = options
+        self._own = Scanner(kernel.programs["bpf_iter__task"])
+        self.scanner = Scanner(kernel.programs["bpf_iter__task"])
+        try:
+            self.ring = Ring(kernel.maps["ps_ring"], ring_pages * PAGE)
+            self._set(_WATCH_AFTER_NS, NEWS_AFTER_NS)
+            self._set(_MIN_PARK_NS, options.min_park_ns)
+            self._put_target(os.getpid(), _SAMPLED)
+            self._own.add(os.getpid())
+        except OSError as error:
+            self.close()
+            raise syscalls.refusal(error, "eBPF task iterators") from None
+
+    def own_samples(self) -> npt.NDArray[Any]:
+        """Raw samples of this process's threads, for the clock."""
+        states: npt.NDArray[Any] = self._own.scan()["state"]
+        return states
+
+    def set_clock_offset(self, offset_ns: int) -> None:
+        """Tell the programs the scheduler clock's offset."""
+        self._set(_CLOCK_OFFSET_NS, offset_ns)
+
+    def attach_tracepoints(self) -> None:
+        """Attach wakes and lifecycle; what fails is in ``failures``, the rest goes on."""
+        for spec in PROBES:
+            if spec.name not in CORE:
+                continue
+            for program in spec.programs:
+                if program.hook is Hook.RAW_TRACEPOINT:
+                    self._attach(spec.name, program.function, program.event)
+
+    def _attach(self, probe: str, function: str, event: str) -> None:
+        fd = self.kernel.programs.get(function)
+        if fd is None:
+            why = self.kernel.refused.get(function, "not loaded")
+            self.failures.append(probe_failed(f"{probe}/{event}", why))
+            return
+        try:
+            self._links.append(syscalls.open_raw_tracepoint(fd, event))
+        except OSError as error:
+            self.failures.append(probe_failed(f"{probe}/{event}", str(error.strerror)))
+
+    def trace(self, pid: int) -> None:
+        """Make ``pid`` a target: from here on its threads are seen. Raises OSError."""
+        flags = _TRACED | _SAMPLED | (_FOLLOW if self._options.follow else 0)
+        self._put_target(pid, flags)
+        self.scanner.add(pid)
+
+    def untrace(self, pid: int) -> None:
+        """``pid`` is over, or not who it was: the kernel forgets it."""
+        syscalls.map_delete(self.kernel.maps["ps_targets"], struct.pack("<I", pid))
+        self.scanner.remove(pid)
+
+    def unwatch(self, tids: Sequence[int]) -> None:
+        """The wake-ups of these threads are not wanted after all."""
+        for tid in tids:
+            syscalls.map_delete(self.kernel.maps["ps_watch"], struct.pack("<I", tid))
+
+    def emitted(self) -> npt.NDArray[np.uint64]:
+        """Records that the programs wanted to make, by kind, since the start."""
+        return syscalls.per_cpu_sums(self.kernel.maps["ps_emitted"], KIND_END)
+
+    def dropped(self) -> npt.NDArray[np.uint64]:
+        """Records that found no room in the ring, by kind, since the start."""
+        return syscalls.per_cpu_sums(self.kernel.maps["ps_dropped"], KIND_END)
+
+    def detach(self) -> None:
+        """No program runs any more; what is in the ring can still be drained."""
+        for fd in self._links:
+            os.close(fd)
+        self._links.clear()
+        self.scanner.close()
+        self._own.close()
+
+    def close(self) -> None:
+        """Detach and give everything back. Safe to call twice."""
+        self.detach()
+        if self.ring is not None:
+            self.ring.close()
+            self.ring = None
+        self.kernel.close()
+
+    def _put_target(self, pid: int, flags: int) -> None:
+        if pid == os.getpid():
+            flags |= _SAMPLED
+        key = struct.pack("<I", pid)
+        syscalls.map_update(self.kernel.maps["ps_targets"], key, struct.pack("<II", flags, 0))
+
+    def _set(self, which: int, value: int) -> None:
+        key, data = struct.pack("<I", which), struct.pack("<Q", value & (1 << 64) - 1)
+        syscalls.map_update(self.kernel.maps["ps_settings"], key, data)

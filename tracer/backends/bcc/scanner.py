@@ -1,0 +1,98 @@
+"""Runs the task iterator over the targets."""
+
+from __future__ import annotations
+
+import errno
+import os
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from tracer.backends.bcc import syscalls
+from tracer.backends.bcc.samples import SAMPLE
+
+_ONE_READ = (32 << 10) // SAMPLE.itemsize
+"""So many samples the kernel hands over at once (bpf_seq_read's buffer of 8 pages)."""
+_MANY_LINKS = 64
+
+
+class Scanner:
+    """One iterator link per process, or one over all where that is better or all there is.
+
+    ``program``: descriptor of the loaded iterator program.
+    """
+
+    def __init__(self, program: int) -> None:
+        self._program = program
+        self._links: dict[int, int] = {}
+        self._all: int | None = None
+        self._hidden: dict[int, int] = {}
+
+    def add(self, pid: int) -> None:
+        """Scan process ``pid`` too. Raises OSError."""
+        if self._all is not None or pid in self._links:
+            return
+        if len(self._links) < _MANY_LINKS:
+            try:
+                self._links[pid] = syscalls.link_iterator(self._program, pid)
+                return
+            except ProcessLookupError:
+                return  # it has gone already
+            except OSError as error:
+                if error.errno != errno.EINVAL:  # before Linux 6.1
+                    raise
+        self._all = syscalls.link_iterator(self._program)
+        self._close_links()
+
+    def remove(self, pid: int) -> None:
+        """Process ``pid`` is over."""
+        link = self._links.pop(pid, None)
+        self._hidden.pop(pid, None)
+        if link is not None:
+            os.close(link)
+
+    def scan(self) -> npt.NDArray[Any]:
+        """Raw samples (``SAMPLE``) of all threads, writable. Raises OSError."""
+        if self._all is not None:
+            return _samples(syscalls.run_iterator(self._all))
+        pieces = [self._scan_one(pid, link) for pid, link in self._links.items()]
+        return np.concatenate(pieces) if pieces else np.empty(0, SAMPLE)
+
+    def _scan_one(self, pid: int, link: int) -> npt.NDArray[Any]:
+        """One process, all of its threads.
+
+        Between two reads the kernel loses its place when the thread at which it
+        stands exits, and stops early: the number of threads tells.
+        """
+        seen = _samples(syscalls.run_iterator(link))
+        if len(seen) < _ONE_READ or len(seen) + self._hidden.get(pid, 0) >= _threads(pid):
+            return seen
+        again = _samples(syscalls.run_iterator(link))
+        if len(again) == len(seen):  # there are threads that the iterator leaves out
+            self._hidden[pid] = max(0, _threads(pid) - len(seen))
+        return again if len(again) > len(seen) else seen
+
+    def close(self) -> None:
+        """Give the links back. Safe to call twice."""
+        self._close_links()
+        if self._all is not None:
+            os.close(self._all)
+            self._all = None
+
+    def _close_links(self) -> None:
+        for link in self._links.values():
+            os.close(link)
+        self._links.clear()
+
+
+def _samples(data: bytes) -> npt.NDArray[Any]:
+    return np.frombuffer(bytearray(data), SAMPLE)
+
+
+def _threads(pid: int) -> int:
+    """How many threads a process has; 0 when it has gone."""
+    try:
+        return os.stat(f"/proc/{pid}/task").st_nlink - 2
+    except OSError:
+        return 0

@@ -1,0 +1,381 @@
+"""The real backend: records of eBPF programs and of scans by the task iterator."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from collector.events import Event
+from collector.source import Batch, SourceInfo
+from probes.errors import ParkscopeError, TargetGone
+from probes.wire import KIND_END, PAYLOAD, RECORD, Flag, Kind, RunState, make
+from tracer.backends import Options, TargetPlan
+from tracer.backends.bcc import syscalls
+from tracer.backends.bcc.addon import ADDONS, Addon, AddonFactory, Harvest
+from tracer.backends.bcc.attach import CORE, Attachment, begin_load, probe_failed
+from tracer.backends.bcc.cache import cache_directory
+from tracer.backends.bcc.clock import SchedulerClock, Sleepers, calibrate
+from tracer.backends.bcc.load import Loader
+from tracer.backends.bcc.ring import Ring
+from tracer.backends.bcc.samples import GilRanges, OpenWaits
+from tracer.backends.scan import NEWS_AFTER_NS, DeltaFilter, ScanScheduler, has_flag, is_blocked
+from tracer.procfs import process_state
+from tracer.target import alive
+
+RING_PAGES = 2048
+RING_PERIOD_NS = 20_000_000
+"""The ring is looked at so often when nothing happens: 3.5 million records a second
+take 33 ms to fill its 8 MiB, so that a sudden flood finds room until the next look."""
+MIN_RING_PERIOD_NS = 1_000_000
+RING_SHARE = 4
+"""Under load it is drained when it must be a quarter full."""
+SAY_SCAN_NS = 1_000_000_000
+CALIBRATE_NS = 10_000_000_000
+MEASURE_NS = 4_000_000
+"""So long after the clock's sleepers have been started they surely sleep."""
+START_ERROR_NS = 500_000
+END_ERROR_NS = 1_000_000
+
+
+class BccSource:
+    """Attached when constructed; see ``collector.source.RecordSource``.
+
+    Raises BackendUnavailable, WrongBcc, PermissionDenied, TargetGone; then nothing
+    is left behind. ``addons``: what plugs in beyond the scan. ``ring_pages``: size
+    of the ring in pages of 4 KiB, a power of two.
+    """
+
+    def __init__(
+        self,
+        targets: Sequence[TargetPlan],
+        options: Options,
+        *,
+        addons: Sequence[AddonFactory] = ADDONS,
+        ring_pages: int = RING_PAGES,
+    ) -> None:
+        self._options = options
+        self._pids = {plan.target.pid for plan in targets}
+        self._gil = GilRanges()
+        self._waits = OpenWaits()
+        self._clock = SchedulerClock()
+        self._scheduler = ScanScheduler(options.long_park_ns)
+        self._sleepers: Sleepers | None = None
+        self._ring_due_ns = self._drained_ns = self._calibrate_ns = 0
+        self._scan_said_ns = self._lost_looked_ns = 0
+        self._missing: set[int] = set()
+        self._lost = np.zeros(KIND_END, np.uint64)
+        self._records: list[npt.NDArray[Any]] = []
+        self._dropped: dict[int, int] = {}
+        self._events: list[Event] = []
+        self._attachment: Attachment | None = None
+        self._addons = [addon for factory in addons if (addon := factory(options)) is not None]
+        try:
+            self._load(targets, ring_pages)
+            self._arm(targets)
+        except BaseException:
+            self.close()
+            raise
+
+    # -- attaching ----------------------------------------------------------------
+
+    def _load(self, targets: Sequence[TargetPlan], ring_pages: int) -> None:
+        loader = Loader(cache_directory(self._options.cache_dir))
+        try:
+            begin_load(
+                loader,
+                [spec for addon in self._addons for spec in addon.specs],
+                {name: value for addon in self._addons for name, value in addon.defines().items()},
+                [name for addon in self._addons for name in addon.maps],
+                ring_pages,
+            )
+            for addon in list(self._addons):
+                self._ask(addon, partial(addon.plan, targets))
+            kernel = loader.receive()
+        finally:
+            loader.close()
+        self._attachment = Attachment(kernel, self._options, ring_pages)
+        for addon in list(self._addons):
+            self._ask(addon, partial(addon.prepare, kernel))
+
+    def _arm(self, targets: Sequence[TargetPlan]) -> None:
+        attached = self._attached
+        self._correct_clock(calibrate(attached.own_samples))
+        attached.attach_tracepoints()
+        self._events += attached.failures
+        armed_ns = time.monotonic_ns()
+        self._filter = DeltaFilter(armed_ns=armed_ns, gone_after_scans=2)
+        for plan in targets:
+            try:
+                attached.trace(plan.target.pid)
+            except OSError as error:
+                raise syscalls.refusal(error, "eBPF task iterators") from None
+            self._gil.set(plan.target.pid, plan.gil_ranges)
+        gone = [plan.target.pid for plan in targets if not alive(plan.target)]
+        if len(gone) == len(targets):
+            raise TargetGone(f"process {gone[0]} exited while it was being attached to")
+        for pid in gone:
+            self._process_over(pid)
+            self._records.append(_inferred_exit(pid, armed_ns))
+        for addon in list(self._addons):
+            self._ask(addon, partial(addon.arm, armed_ns))
+        self._scan_said_ns = armed_ns
+
+    def _ask(self, addon: Addon, request: Callable[[], Harvest | None]) -> None:
+        """A request to an addon; its failure is an event, and the rest goes on."""
+        try:
+            harvest = request()
+        except ParkscopeError as error:
+            names = ", ".join(spec.name for spec in addon.specs)
+            self._events.append(probe_failed(names, error.message))
+            addon.close()
+            self._addons.remove(addon)
+            return
+        if harvest is not None:
+            self._records += harvest.records
+            self._events += harvest.events
+            for kind, count in harvest.dropped.items():
+                self._dropped[kind] = self._dropped.get(kind, 0) + count
+
+    @property
+    def _attached(self) -> Attachment:
+        if self._attachment is None:
+            raise ValueError("the source has been closed")
+        return self._attachment
+
+    @property
+    def info(self) -> SourceInfo:
+        """What this backend is and how exact."""
+        names = [*CORE, *(spec.name for addon in self._addons for spec in addon.specs)]
+        return SourceInfo(
+            "bcc",
+            start_error_ns=START_ERROR_NS,
+            end_error_ns=END_ERROR_NS,
+            missed_below_ns=self._scheduler.period_ns + NEWS_AFTER_NS,
+            probes=tuple(dict.fromkeys(names)),
+        )
+
+    def retarget(self, plan: TargetPlan) -> None:
+        """More is known of a process that is followed already: another program, a child."""
+        pid = plan.target.pid
+        if pid in self._pids:
+            self._gil.set(pid, plan.gil_ranges)
+            for addon in list(self._addons):
+                self._ask(addon, partial(addon.retarget, plan))
+
+    # -- polling ------------------------------------------------------------------
+
+    def poll(self, timeout_ns: int) -> Batch:
+        """The next batch: as soon as there is something, else empty at the timeout.
+
+        Raises BackendUnavailable when the kernel refuses a scan it did before.
+        """
+        deadline = time.monotonic_ns() + timeout_ns
+        while True:
+            now = time.monotonic_ns()
+            if now >= self._scheduler.next_scan_ns(now):
+                self._scan(now)
+            self._tend_clock(now)
+            now = time.monotonic_ns()  # what happens from here on may be in the next batch
+            self._drain(now)
+            done = not self._pids
+            if self._records or self._events or done or now >= deadline:
+                return self._batch(now, done)
+            due = min(deadline, self._scheduler.next_scan_ns(now), self._ring_due_ns)
+            if self._sleepers is not None:
+                due = min(due, self._calibrate_ns)
+            time.sleep(max(0, due - time.monotonic_ns()) / 1e9)
+
+    def _batch(self, now_ns: int, done: bool) -> Batch:
+        if self._records or done or now_ns - self._lost_looked_ns >= SAY_SCAN_NS:
+            self._count_losses(now_ns)
+        records, self._records = self._records, []
+        dropped, self._dropped = self._dropped, {}
+        events, self._events = self._events, []
+        if not records:
+            return Batch(now_ns, b"", dropped, tuple(events), done)
+        raw = records[0] if len(records) == 1 else np.concatenate(records)
+        return Batch(max(now_ns, int(raw["ts_ns"].max())), raw, dropped, tuple(events), done)
+
+    def _count_losses(self, now_ns: int) -> None:
+        lost = self._attached.dropped()
+        self._lost_looked_ns = now_ns
+        for kind in np.flatnonzero(lost != self._lost).tolist():
+            more = int(lost[kind] - self._lost[kind])
+            self._dropped[kind] = self._dropped.get(kind, 0) + more
+        self._lost = lost
+
+    def _tend_clock(self, now_ns: int) -> None:
+        """Measure the scheduler's clock again from time to time, without waiting."""
+        if now_ns < self._calibrate_ns:
+            return
+        if self._sleepers is None:
+            self._sleepers = Sleepers()
+            self._calibrate_ns = now_ns + MEASURE_NS
+            return
+        offset = self._sleepers.measure(self._attached.own_samples())
+        self._sleepers = None
+        if offset is not None:
+            self._correct_clock(offset)
+
+    def _correct_clock(self, offset_ns: int) -> None:
+        now_ns = time.monotonic_ns()
+        self._calibrate_ns = now_ns + CALIBRATE_NS
+        if self._clock.correct(offset_ns, now_ns):
+            self._attached.set_clock_offset(offset_ns)
+
+    # -- scans --------------------------------------------------------------------
+
+    def _scan(self, now_ns: int) -> None:
+        began = time.thread_time_ns()
+        try:
+            samples = self._attached.scanner.scan()
+        except OSError as error:
+            raise syscalls.refusal(error, "eBPF task iterators") from None
+        samples = samples[samples["state"]["state"] != RunState.DEAD]
+        states = np.ascontiguousarray(samples["state"])
+        states["since_ns"] = self._clock.to_monotonic(states["since_ns"])
+        self._flag_gil(states)
+        opened = self._waits.news(samples)
+        news = self._filter.news(states, now_ns, samples["wait_start_ns"] != 0)
+        for addon in list(self._addons):
+            self._ask(addon, partial(addon.on_scan, now_ns))
+        cost = time.thread_time_ns() - began
+        self._scheduler.scanned(now_ns, states, cost)
+        self._records += [part for part in (opened, news) if len(part)]
+        self._missing = self._pids.difference(np.unique(states["pid"]).tolist())
+        self._say_scan(now_ns, states, cost)
+
+    def _flag_gil(self, states: npt.NDArray[Any]) -> None:
+        """A GIL wait is many sleeps: the wake-up from one of them is not its end."""
+        odd = self._gil.flag(states) & has_flag(states, Flag.WATCHED)
+        if odd.any():
+            self._attached.unwatch(states["tid"][odd].tolist())
+            states["flags"][odd] &= np.uint16(0xFFFF ^ Flag.WATCHED)
+
+    def _say_scan(self, now_ns: int, states: npt.NDArray[Any], cost_ns: int) -> None:
+        """A SCAN record: with news, when silence means something, and once a second."""
+        blocked = is_blocked(states)
+        unwatched = blocked & ~has_flag(states, Flag.WATCHED)
+        crossed = states["since_ns"] + np.uint64(self._options.long_park_ns) <= states["ts_ns"]
+        due = now_ns - self._scan_said_ns >= SAY_SCAN_NS
+        if not (self._records or due or (unwatched & crossed).any()):
+            return
+        self._scan_said_ns = now_ns
+        self._records.append(
+            make(
+                Kind.SCAN,
+                ts_ns=now_ns,
+                threads=len(states),
+                blocked=int(blocked.sum()),
+                cost_ns=cost_ns,
+                period_ns=self._scheduler.period_ns,
+            )
+        )
+
+    # -- the ring -----------------------------------------------------------------
+
+    def _drain(self, now_ns: int) -> None:
+        ring = self._attached.ring
+        if ring is None:
+            return
+        if not ring.pending():
+            self._drained_ns = now_ns
+            self._ring_due_ns = now_ns + RING_PERIOD_NS
+        else:
+            self._pace(ring, now_ns)
+            records = ring.drain()
+            if len(records):
+                self._records.insert(0, records)
+                self._read(records)
+        # A process of which the last scan saw no thread has reported its exit by now,
+        # unless that record was lost.
+        for pid in self._missing & self._pids:
+            if _is_over(pid):
+                self._process_over(pid)
+                self._records.append(_inferred_exit(pid, now_ns))
+        self._missing = set()
+
+    def _pace(self, ring: Ring, now_ns: int) -> None:
+        """Look again when the ring will be a quarter full, at the rate of late."""
+        elapsed = max(1, now_ns - self._drained_ns)
+        quarter_ns = elapsed * ring.size // (RING_SHARE * ring.pending())
+        self._drained_ns = now_ns
+        self._ring_due_ns = now_ns + min(RING_PERIOD_NS, max(MIN_RING_PERIOD_NS, quarter_ns))
+
+    def _read(self, records: npt.NDArray[Any]) -> None:
+        """What the source itself has to know of drained records."""
+        kinds = records["kind"]
+        wakes = kinds == Kind.WAKE
+        if wakes.any():
+            rows = records[wakes].view(PAYLOAD[Kind.WAKE])
+            rows["since_ns"] = self._clock.to_monotonic(rows["since_ns"])
+            records[wakes] = rows.view(RECORD)
+        exits = kinds == Kind.THREAD_EXIT
+        if exits.any():
+            self._filter.forget_threads(records[exits])
+        for record in records[np.isin(kinds, _PROCESS_KINDS)]:
+            self._process_record(record.view(PAYLOAD[Kind.PROC_FORK]))
+
+    def _process_record(self, life: Any) -> None:
+        pid, child = int(life["pid"]), int(life["child_pid"])
+        if pid not in self._pids:
+            return
+        if life["kind"] == Kind.PROC_EXIT:
+            self._process_over(pid)
+        elif life["kind"] == Kind.PROC_EXEC:
+            self._gil.forget(pid)
+            for addon in self._addons:
+                addon.gone(pid)
+        elif self._options.follow:
+            self._pids.add(child)
+            self._gil.inherit(pid, child)
+            self._attached.scanner.add(child)
+
+    def _process_over(self, pid: int) -> None:
+        self._pids.discard(pid)
+        self._attached.untrace(pid)
+        self._filter.forget(pid)
+        self._gil.forget(pid)
+        for addon in self._addons:
+            addon.gone(pid)
+
+    # -- the end ------------------------------------------------------------------
+
+    def emitted(self) -> dict[int, int]:
+        """Records that the programs wanted to make, by kind: received + dropped + on the way."""
+        counts = self._attached.emitted()
+        return {kind: int(counts[kind]) for kind in np.flatnonzero(counts).tolist()}
+
+    def detach(self) -> None:
+        """Stop all programs; what they have left in the ring is still handed over by ``poll``."""
+        for addon in self._addons:
+            addon.close()
+        self._attached.detach()
+
+    def close(self) -> None:
+        """Detach and leave nothing behind. Safe to call twice."""
+        for addon in self._addons:
+            addon.close()
+        self._addons.clear()
+        if self._attachment is not None:
+            self._attachment.close()
+            self._attachment = None
+
+
+_PROCESS_KINDS = (Kind.PROC_FORK, Kind.PROC_EXEC, Kind.PROC_EXIT)
+
+
+def _inferred_exit(pid: int, now_ns: int) -> npt.NDArray[Any]:
+    return make(Kind.PROC_EXIT, ts_ns=now_ns, pid=pid, tid=pid, flags=Flag.INFERRED)
+
+
+def _is_over(pid: int) -> bool:
+    try:
+        return process_state(pid).state in "ZXx"
+    except ParkscopeError:
+        return True

@@ -1,0 +1,206 @@
+"""bpf(2), called directly: bcc compiles, everything after that needs only this.
+
+Layouts and numbers: include/uapi/linux/bpf.h (union bpf_attr), man 2 bpf.
+x86-64, as all of this backend.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import struct
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from probes.errors import BackendUnavailable, ParkscopeError, PermissionDenied
+
+_SYS_BPF = 321
+_MAP_CREATE, _MAP_LOOKUP, _MAP_UPDATE, _MAP_DELETE = 0, 1, 2, 3
+_RAW_TRACEPOINT_OPEN, _MAP_LOOKUP_BATCH, _MAP_LOOKUP_AND_DELETE_BATCH = 17, 24, 25
+_LINK_CREATE, _ITER_CREATE = 28, 33
+_MAP_TYPE_ARRAY = 2
+
+ATTACH_TRACE_ITER = 28
+ATTACH_TRACE_UPROBE_MULTI = 48
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_syscall = _libc.syscall
+_syscall.restype = ctypes.c_long
+
+
+def _bpf(command: int, attributes: bytes, keep: Sequence[object] = ()) -> int:
+    """The call itself. ``keep`` holds what ``attributes`` points to. Raises OSError."""
+    buffer = ctypes.create_string_buffer(attributes, max(len(attributes), 16))
+    result = int(_syscall(_SYS_BPF, command, buffer, ctypes.c_uint(len(attributes))))
+    del keep
+    if result < 0:
+        code = ctypes.get_errno()
+        raise OSError(code, f"bpf(2) command {command}: {os.strerror(code)}")
+    return result
+
+
+def refusal(error: OSError, what: str) -> ParkscopeError:
+    """What a person is told when the kernel refuses ``what``."""
+    if error.errno in (errno.EPERM, errno.EACCES):
+        return PermissionDenied(
+            f"the kernel does not allow {what}",
+            hint="It takes root, or CAP_BPF and CAP_PERFMON ('sudo setcap' or a service "
+            "unit's AmbientCapabilities); lockdown mode may forbid it altogether. "
+            "'--backend proc' needs neither.",
+        )
+    return BackendUnavailable(f"the kernel cannot do {what}: {error.strerror}")
+
+
+def probe_rights() -> None:
+    """Try whether eBPF may be used at all. Raises OSError."""
+    os.close(_bpf(_MAP_CREATE, struct.pack("<IIIII", _MAP_TYPE_ARRAY, 4, 8, 1, 0)))
+
+
+def open_raw_tracepoint(program: int, name: str) -> int:
+    """Attach a program to a raw tracepoint; closing the result detaches. Raises OSError."""
+    text = ctypes.create_string_buffer(name.encode())
+    return _bpf(_RAW_TRACEPOINT_OPEN, struct.pack("<QII", ctypes.addressof(text), program, 0),
+                (text,))
+
+
+def link_iterator(program: int, pid: int | None = None) -> int:
+    """A link of a task iterator, over one process (Linux 6.1) or over all. Raises OSError."""
+    if pid is None:
+        return _bpf(_LINK_CREATE, struct.pack("<IIIIQI", program, 0, ATTACH_TRACE_ITER, 0, 0, 0))
+    info = ctypes.create_string_buffer(struct.pack("<III", 0, pid, 0))  # tid, pid, pid_fd
+    return _bpf(
+        _LINK_CREATE,
+        struct.pack("<IIIIQI", program, 0, ATTACH_TRACE_ITER, 0, ctypes.addressof(info), 12),
+        (info,),
+    )
+
+
+def link_uprobe_multi(
+    program: int,
+    path: str,
+    offsets: Sequence[int],
+    cookies: Sequence[int],
+    *,
+    pid: int,
+    returns: bool = False,
+) -> int:
+    """Uprobes at file ``offsets`` of ``path`` in one process, one link (Linux 6.6).
+
+    Each offset's program run sees its cookie (``bpf_get_attach_cookie``). Raises OSError.
+    """
+    name = ctypes.create_string_buffer(os.fsencode(path))
+    at = np.array(offsets, np.uint64)
+    labels = np.array(cookies, np.uint64)
+    attributes = struct.pack(
+        "<IIIIQQQQIIII",
+        program, 0, ATTACH_TRACE_UPROBE_MULTI, 0,
+        ctypes.addressof(name), at.ctypes.data, 0, labels.ctypes.data,
+        len(at), int(returns), pid, 0,
+    )
+    return _bpf(_LINK_CREATE, attributes, (name, at, labels))
+
+
+def run_iterator(link: int) -> bytes:
+    """One run of a linked iterator: everything that its program wrote. Raises OSError."""
+    fd = _bpf(_ITER_CREATE, struct.pack("<II", link, 0))
+    try:
+        pieces = []
+        while piece := os.read(fd, 1 << 20):
+            pieces.append(piece)
+        return b"".join(pieces)
+    finally:
+        os.close(fd)
+
+
+def map_update(fd: int, key: bytes, value: bytes) -> None:
+    """Insert or replace one element. Raises OSError."""
+    name = ctypes.create_string_buffer(key, len(key))
+    data = ctypes.create_string_buffer(value, len(value))
+    _bpf(
+        _MAP_UPDATE,
+        struct.pack("<IIQQQ", fd, 0, ctypes.addressof(name), ctypes.addressof(data), 0),
+        (name, data),
+    )
+
+
+def map_delete(fd: int, key: bytes) -> bool:
+    """Delete one element; False when there was none. Raises OSError."""
+    name = ctypes.create_string_buffer(key, len(key))
+    try:
+        _bpf(_MAP_DELETE, struct.pack("<IIQ", fd, 0, ctypes.addressof(name)), (name,))
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def map_lookup(fd: int, key: bytes, size: int) -> bytes | None:
+    """One element's value (``size`` bytes; per-CPU maps: of all CPUs). Raises OSError."""
+    name = ctypes.create_string_buffer(key, len(key))
+    value = ctypes.create_string_buffer(size)
+    try:
+        _bpf(
+            _MAP_LOOKUP,
+            struct.pack("<IIQQQ", fd, 0, ctypes.addressof(name), ctypes.addressof(value), 0),
+            (name, value),
+        )
+    except FileNotFoundError:
+        return None
+    return value.raw
+
+
+def map_items(
+    fd: int, key_size: int, value_size: int, limit: int, *, take: bool = False
+) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:
+    """Up to ``limit`` elements at once, as bytes: shapes (n, key_size) and (n, value_size).
+
+    ``take`` deletes them in the same step (hash maps). For per-CPU maps ``value_size``
+    is that of all CPUs (8-byte rounded each). Raises OSError.
+    """
+    keys = np.zeros((limit, key_size), np.uint8)
+    values = np.zeros((limit, value_size), np.uint8)
+    cursor = np.zeros(max(key_size, 8), np.uint8)
+    found, first = 0, True
+    while found < limit:
+        attributes = struct.pack(
+            "<QQQQIIQQ",
+            0 if first else cursor.ctypes.data, cursor.ctypes.data,
+            keys[found:].ctypes.data, values[found:].ctypes.data, limit - found, fd, 0, 0,
+        )
+        count, more = _batch(
+            _MAP_LOOKUP_AND_DELETE_BATCH if take else _MAP_LOOKUP_BATCH, attributes
+        )
+        found, first = found + count, False
+        if not more:
+            break
+    return keys[:found], values[:found]
+
+
+def _batch(command: int, attributes: bytes) -> tuple[int, bool]:
+    """(elements found, whether there may be more) of one batch call. Raises OSError."""
+    buffer = ctypes.create_string_buffer(attributes, len(attributes))
+    result = int(_syscall(_SYS_BPF, command, buffer, ctypes.c_uint(len(attributes))))
+    code = ctypes.get_errno() if result < 0 else 0
+    if code not in (0, errno.ENOENT):  # ENOENT: the end has been reached
+        raise OSError(code, f"bpf(2) command {command}: {os.strerror(code)}")
+    (count,) = struct.unpack_from("<I", buffer, 32)
+    return count, code == 0
+
+
+def per_cpu_sums(fd: int, entries: int) -> npt.NDArray[np.uint64]:
+    """The elements of a per-CPU array of u64, each summed over CPUs. Raises OSError."""
+    keys, values = map_items(fd, 4, 8 * cpus(), entries)
+    sums = np.zeros(entries, np.uint64)
+    sums[keys.view(np.uint32)[:, 0]] = values.view(np.uint64).sum(axis=1)
+    return sums
+
+
+@cache
+def cpus() -> int:
+    """How many values a per-CPU element has: the CPUs that this kernel could ever have."""
+    text = Path("/sys/devices/system/cpu/possible").read_text()
+    return int(text.strip().rpartition("-")[2].rpartition(",")[2]) + 1

@@ -31,8 +31,9 @@ from tracer.backends.scan import (
     is_blocked,
 )
 
-SHARE = 0.02
-"""Of one core: what passes may cost on average. They are spaced accordingly."""
+SHARE = 0.04
+"""Of one core: what passes may cost on average while the targets are busy. They are
+spaced accordingly; passes over an idle target cost a tenth of that."""
 
 CROSSING_SHARE = 0.1
 """What they may cost when a thread is just about to cross the threshold."""
@@ -63,6 +64,7 @@ class ProcSource:
         self._budget = FileBudget.of_this_process()
         self._processes: dict[int, SampledProcess] = {}
         self._period_ns = SPACING_NS
+        self._slowest_ns = SPACING_NS
         self._cost_ns = 0.0
         self._events: list[Event] = []
         self._records: list[npt.NDArray[Any]] = []
@@ -89,8 +91,8 @@ class ProcSource:
 
     @property
     def info(self) -> SourceInfo:
-        """What this backend is; the accuracy follows from the period now in force."""
-        error_ns = self._period_ns + _LATE_NS
+        """What this backend is; the accuracy is that of the longest period so far."""
+        error_ns = self._slowest_ns + _LATE_NS
         files = sorted({process.wait_file.value for process in self._processes.values()})
         why = "samples /proc; no eBPF"
         if WaitFile.WCHAN.value in files:
@@ -160,6 +162,7 @@ class ProcSource:
         self._last_cost_ns = time.thread_time_ns() - began_ns
         self._cost_ns += (self._last_cost_ns - self._cost_ns) / 8
         self._period_ns = max(SPACING_NS, int(self._cost_ns / SHARE))
+        self._slowest_ns = max(self._slowest_ns, self._period_ns)
 
     def _next_pass_ns(self) -> int:
         """At the next crossing, or after the period; never sooner than the cost allows."""

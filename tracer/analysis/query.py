@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 VIEW_DIR = Path(__file__).parent / "views"
 _DERIVED = Path(__file__).parent / "derived.sql"
 
-_SETTINGS: dict[str, str | bool | int | float | list[str]] = {
+SETTINGS: dict[str, str | bool | int | float | list[str]] = {
     "enable_external_access": "false",
     "autoinstall_known_extensions": "false",
     "autoload_known_extensions": "false",
@@ -57,22 +58,33 @@ def run_view(trace: Path, name: str = "summary") -> ViewResult:
         raise UsageError(
             f"no view is named '{name}'", hint=f"There are: {', '.join(list_views())}."
         )
+    with connect(trace) as connection:
+        return view_of(connection, name)
+
+
+@contextmanager
+def connect(trace: Path) -> Iterator[duckdb.DuckDBPyConnection]:
+    """A database of the trace's tables (``load``) and those of ``derived.sql``, nothing else.
+
+    Raises as ``run_view``; errors of DuckDB inside come out as ParkscopeErrors.
+    """
     import duckdb
 
-    sql = (VIEW_DIR / f"{name}.sql").read_text("utf-8")
     try:
-        with duckdb.connect(":memory:", config=_SETTINGS) as connection:
+        with duckdb.connect(":memory:", config=SETTINGS) as connection:
             for table, content in load(trace).items():
                 connection.register(table, content)
             connection.execute(_DERIVED.read_text("utf-8"))
-            return _result(connection.execute(sql))
+            yield connection
     except (duckdb.OutOfMemoryException, MemoryError) as error:
         raise TraceError(f"{trace} is too large for the memory of this machine") from error
     except duckdb.Error as error:
-        raise InternalError(f"view '{name}' failed on {trace}: {error}") from error
+        raise InternalError(f"a view failed on {trace}: {error}") from error
 
 
-def _result(done: duckdb.DuckDBPyConnection) -> ViewResult:
+def view_of(connection: duckdb.DuckDBPyConnection, name: str) -> ViewResult:
+    """Runs one view in an open database."""
+    done = connection.execute((VIEW_DIR / f"{name}.sql").read_text("utf-8"))
     described = done.description or []
     return ViewResult(
         columns=tuple(str(column[0]) for column in described),

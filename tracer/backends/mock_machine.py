@@ -117,7 +117,8 @@ class Machine:
                 probed = sleep is not None and self._is_probed(life, sleep)
                 living.append((life, sleep, probed))
             elif self._scanned_ns < life.exit_ns <= now_ns:
-                self._filter.forget(life.thread.pid, life.thread.tid)
+                pid, tid = life.thread.pid, life.thread.tid
+                self._filter.forget_threads(make(Kind.THREAD_EXIT, pid=pid, tid=tid))
         samples = np.concatenate([_NO_SAMPLES, *(self._sample(*one, now_ns) for one in living)])
         open_wait = np.array([probed for _, _, probed in living], np.bool_)
         found.append(self._filter.news(samples, now_ns, open_wait))

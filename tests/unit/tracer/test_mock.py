@@ -1,0 +1,268 @@
+"""The mock: scenarios tell their own truth, replays give back what was recorded."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from collector.context import UNKNOWN, ThreadContext
+from collector.trace.format import TraceState
+from probes.errors import NotATrace, UsageError
+from probes.wire import PAYLOAD, RECORD, Kind
+from tests.played import Recorder, run
+from tests.traces import raw_frames, read
+from tracer.backends import mock
+from tracer.backends.mock_scenario import Expected, Scenario, load, names
+
+MS = 1_000_000
+EVERY = pytest.mark.parametrize("name", names())
+
+
+def at_ms(ns: int | None) -> float:
+    assert ns is not None
+    return (ns - mock.ATTACH_NS) / MS
+
+
+def test_the_promised_scenarios_are_there() -> None:
+    assert set(names()) >= {
+        "lock_convoy", "deadlock", "gil_hog", "slow_peer", "sleep", "idle_pool",
+        "starved_consumer", "flood", "exit_while_parked", "pid_reuse", "before_attach",
+    }  # fmt: skip
+
+
+def found(recorder: Recorder, scenario: Scenario) -> dict[tuple[str, float], Expected]:
+    """What the session said, in the words of the scenario: thread name and start."""
+    rows = {int(row["park_id"]): row for row in recorder.parks if row["park_id"]}
+    parks = {}
+    for event in recorder.said("park_long"):
+        thread = next(
+            key for key, thread in scenario.threads.items()
+            if thread.name == event.thread_name and thread.tid == event.tid
+        )  # fmt: skip
+        row = rows[event.data["park_id"]]
+        ends = [e for e in recorder.said("park_end") if e.data["park_id"] == row["park_id"]]
+        assert len(ends) <= 1
+        start = at_ms(int(row["start_ns"]))
+        park = Expected(
+            thread=thread,
+            kind=event.kind,  # type: ignore[arg-type]
+            start_ms=start,
+            duration_ms=int(row["duration_ns"]) / MS if ends else None,
+            end=ends[0].data["end"] if ends else "open",
+            before_attach=bool(event.before_attach),
+        )
+        assert (thread, start) not in parks, "said twice"
+        parks[thread, start] = park
+    return parks
+
+
+@EVERY
+def test_every_expected_park_is_found_and_none_invented(name: str) -> None:
+    scenario = load(name)
+    parks = list(found(run(mock.scenario(name)), scenario).values())
+    assert scenario.expect, "a scenario without truth proves nothing"
+    for truth in scenario.expect:
+        near = [
+            park for park in parks
+            if park.thread == truth.thread
+            and abs(park.start_ms - truth.start_ms) <= truth.start_slack_ms + 1e-6
+        ]  # fmt: skip
+        assert len(near) == 1, truth
+        (park,) = near
+        parks.remove(park)
+        assert park.kind == truth.kind
+        assert park.end == truth.end
+        assert park.before_attach == truth.before_attach
+        if truth.duration_ms is None:
+            assert park.duration_ms is None
+        else:
+            assert park.duration_ms == pytest.approx(
+                truth.duration_ms, abs=truth.duration_slack_ms + 1e-6
+            )
+    assert not parks
+
+
+@EVERY
+def test_a_long_park_is_said_within_25_ms_of_the_crossing(name: str) -> None:
+    for event in run(mock.scenario(name)).said("park_long"):
+        crossing = max((event.start_ns or 0) + 200 * MS, mock.ATTACH_NS)
+        assert crossing <= event.ts_ns <= crossing + 25 * MS
+
+
+@EVERY
+def test_the_same_scenario_gives_the_same_bytes(name: str) -> None:
+    first, second = run(mock.scenario(name)), run(mock.scenario(name))
+    assert first.batches == second.batches
+    assert first.dropped == second.dropped
+    assert [e.to_dict() for e in first.events] == [e.to_dict() for e in second.events]
+
+
+@EVERY
+def test_emitted_is_received_plus_dropped(name: str) -> None:
+    played = mock.scenario(name)
+    recorder = run(played)
+    assert isinstance(played.source, mock.ScenarioSource)
+    received = Counter(recorder.records["kind"].tolist())
+    assert played.source.emitted == received + Counter(recorder.dropped)
+
+
+def test_a_flood_overflows_the_ring_and_every_lost_record_is_counted() -> None:
+    scenario = load("flood")
+    recorder = run(mock.scenario("flood"))
+    sent = sum(burst.count for burst in scenario.alloc)
+    received = int((recorder.records["kind"] == Kind.LARGE_ALLOC).sum())
+    assert 0 < received < sent
+    assert recorder.dropped == {Kind.LARGE_ALLOC: sent - received, Kind.WAKE: 3}
+    room = scenario.ring_bytes // 72
+    in_ring = (Kind.LARGE_ALLOC, Kind.WAKE, Kind.WAIT, Kind.THREAD_EXIT)
+    for raw, _ in recorder.batches:
+        assert np.isin(np.frombuffer(raw, RECORD)["kind"], in_ring).sum() <= room
+
+
+def test_a_ring_without_room_drops_everything(tmp_path: Path) -> None:
+    path = tmp_path / "no_room.toml"
+    path.write_text(
+        'summary = "x"\nduration_ms = 100\nring_bytes = 71\n[threads.a]\ntid = 1\n'
+        '[[alloc]]\nthread = "a"\nat_ms = 5\nsize_bytes = 5000\ncount = 10\n'
+    )
+    recorder = run(mock.scenario(path))
+    assert recorder.dropped == {Kind.LARGE_ALLOC: 10}
+
+
+def test_gil_waits_come_in_slices_of_5_ms() -> None:
+    states = run(mock.scenario("gil_hog")).records
+    states = states[states["kind"] == Kind.THREAD_STATE].view(PAYLOAD[Kind.THREAD_STATE])
+    waits = states[(states["flags"] & 1 == 1) & (states["tid"] == 4001)]
+    assert len(waits) > 20
+    assert len(set(waits["since_ns"].tolist())) == len(waits)
+    assert (waits["ts_ns"] - waits["since_ns"] <= 5.1 * MS).all()
+
+
+def test_the_clock_is_virtual_unless_a_show_is_wanted(tmp_path: Path) -> None:
+    began = time.monotonic_ns()
+    source = mock.scenario("sleep", realtime=True).source
+    now_ns = source.poll(0).now_ns
+    assert began <= now_ns <= time.monotonic_ns()
+    later = source.poll(20 * MS).now_ns
+    assert now_ns < later <= time.monotonic_ns()
+    source.close()
+
+
+def test_context_goes_by_the_life_that_a_thread_had() -> None:
+    played = mock.scenario("pid_reuse")
+    old = played.context.describe(4000, 4000, mock.ATTACH_NS + 100 * MS)
+    new = played.context.describe(4000, 4000, mock.ATTACH_NS + 800 * MS)
+    assert (old.thread_name, new.thread_name) == ("first life", "second life")
+    assert old.frames is not None
+    assert old.frames[0].function == "old"
+    assert played.context.thread_name(4000, 4000) == "first life"
+    assert played.context.describe(4000, 1, 0) == UNKNOWN
+
+
+def test_a_native_thread_has_no_python_name(tmp_path: Path) -> None:
+    path = tmp_path / "native.toml"
+    path.write_text('summary = "x"\nduration_ms = 1\n[threads.a]\ntid = 1\npython = false\n')
+    played = mock.scenario(path)
+    assert played.context.describe(4000, 1, 0) == ThreadContext(python=False)
+
+
+HEAD = 'summary = "x"\nduration_ms = 1\n'
+WAIT = HEAD + '[threads.a]\ntid = 1\n[[wait]]\nthread = "a"\nat_ms = 1\n'
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("", "summary"),
+        ("summary = 3", "summary"),
+        ("[[", "scenario"),
+        (HEAD + "speed = 9\n[threads]\n", "speed"),
+        (HEAD.replace("1", "-1") + "[threads]\n", "duration_ms"),
+        (WAIT.replace('thread = "a"', 'thread = "z"'), "'z'"),
+        (WAIT + "until_ms = 0\n", "ends before"),
+        (WAIT + 'waker = "b"\n', "'b'"),
+        (WAIT + '[[loss]]\nkind = "x"\nat_ms = 1\ncount = 1', "'x'"),
+    ],
+)
+def test_a_wrong_scenario_is_told_by_its_key(tmp_path: Path, text: str, told: str) -> None:
+    path = tmp_path / "s.toml"
+    path.write_text(text)
+    with pytest.raises(UsageError, match=told):
+        mock.scenario(path)
+
+
+def test_unknown_scenarios_and_traces(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="no scenario") as raised:
+        mock.scenario("../../etc/passwd")
+    assert "lock_convoy" in raised.value.hint
+    with pytest.raises(UsageError, match="No such file"):
+        mock.scenario(tmp_path / "none.toml")
+    (tmp_path / "t").write_text("x")
+    with pytest.raises(NotATrace):
+        mock.replay(tmp_path / "t")
+
+
+# -- replay ------------------------------------------------------------------------
+
+
+@EVERY
+def test_a_recording_replays_to_the_same_session(name: str, tmp_path: Path) -> None:
+    live = run(mock.scenario(name), tmp_path / "first")
+    again = run(mock.replay(tmp_path / "first"), tmp_path / "second")
+    assert again.batches == live.batches
+    assert again.dropped == live.dropped
+    assert again.parks.tobytes() == live.parks.tobytes()
+    loud = ("park_long", "park_end", "governor", "probe_failed", "process_exit", "detached")
+    assert [e.to_dict() for e in again.said(*loud)] == [e.to_dict() for e in live.said(*loud)]
+    assert sum(e.data["count"] for e in again.said("data_loss")) == sum(live.dropped.values())
+    first, second = read(tmp_path / "first"), read(tmp_path / "second")
+    assert second.records.tobytes() == first.records.tobytes() == live.records.tobytes()
+    assert second.reader.integrity.dropped == first.reader.integrity.dropped == live.dropped
+    assert second.reader.end_ns == first.reader.end_ns
+
+
+def test_a_replay_never_moves_the_clock_further_than_asked(tmp_path: Path) -> None:
+    run(mock.scenario("before_attach"), tmp_path / "t")
+    source = mock.replay(tmp_path / "t").source
+    now_ns = source.poll(0).now_ns
+    while not (batch := source.poll(7 * MS)).done:
+        assert now_ns <= batch.now_ns <= now_ns + 7 * MS
+        now_ns = batch.now_ns
+    source.close()
+
+
+def test_a_cut_trace_replays_as_far_as_it_goes(tmp_path: Path) -> None:
+    run(mock.scenario("lock_convoy"), tmp_path / "t")
+    data = (tmp_path / "t").read_bytes()
+    frames = [frame for frame in raw_frames(data) if frame.kind == 2]
+    (tmp_path / "t").write_bytes(data[: frames[2].payload_offset + 3])
+    played = mock.replay(tmp_path / "t")
+    again = run(played)
+    kept = sum(frame.rows for frame in frames[:2])
+    assert len(again.records) == kept
+    (loss,) = again.said("data_loss")
+    assert loss.data == {
+        "where": "trace",
+        "record_kind": None,
+        "rows": "records",
+        "count": frames[2].rows,
+    }
+    assert isinstance(played.source, mock.ReplaySource)
+    assert played.source.integrity.state is TraceState.TRUNCATED
+
+
+def test_a_trace_of_nothing_replays(tmp_path: Path) -> None:
+    (tmp_path / "s.toml").write_text('summary = "x"\nduration_ms = 1\n[threads]\n')
+    run(mock.scenario(tmp_path / "s.toml"), tmp_path / "t")
+    assert run(mock.replay(tmp_path / "t")).said("detached")
+
+
+def test_a_replay_states_the_recorded_accuracy(tmp_path: Path) -> None:
+    run(mock.scenario("sleep"), tmp_path / "t")
+    info = mock.replay(tmp_path / "t").source.info
+    assert info.backend == "mock"
+    assert info.why == "replay of a recording by mock"

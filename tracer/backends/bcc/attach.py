@@ -95,10 +95,8 @@ class Attachment:
         self._set(_CLOCK_OFFSET_NS, offset_ns)
 
     def attach_tracepoints(self) -> None:
-        """Attach wakes and lifecycle; what fails is in ``failures``, the rest goes on."""
-        for spec in PROBES:
-            if spec.name not in CORE:
-                continue
+        """Attach all raw tracepoints; what fails is in ``failures``, the rest goes on."""
+        for spec in self.kernel.specs:
             for program in spec.programs:
                 if program.hook is Hook.RAW_TRACEPOINT:
                     self._attach(spec.name, program.function, program.event)

@@ -22,7 +22,6 @@ from probes.wire import RunState
 
 SLEEPERS = 4
 SLEEP_S = 0.02
-SETTLED_NS = 1_000_000_000
 STEP_NS = 20_000
 """Smaller corrections are not applied: they would be noise of the measurement."""
 _CLOCK_NANOSLEEP = 230  # x86-64
@@ -87,11 +86,6 @@ class Sleepers:
                 best = offset if best is None else min(best, offset)
         return best
 
-    def join(self) -> None:
-        """Wait until the threads have ended (20 ms)."""
-        for thread in self._threads:
-            thread.join()
-
 
 def calibrate(look: Callable[[], npt.NDArray[Any]]) -> int:
     """Measure the offset now (about 3 ms); ``look`` returns raw samples of this process.
@@ -100,16 +94,13 @@ def calibrate(look: Callable[[], npt.NDArray[Any]]) -> int:
     when its samples do not show the sleeping threads as they are.
     """
     sleepers = Sleepers()
-    try:
-        deadline = time.monotonic() + SLEEP_S
-        seen: list[int] = []
-        while len(seen) < 2 and time.monotonic() < deadline:
-            time.sleep(0.001)
-            offset = sleepers.measure(look())
-            if offset is not None:
-                seen.append(offset)
-    finally:
-        sleepers.join()
+    deadline = time.monotonic() + SLEEP_S
+    seen: list[int] = []
+    while len(seen) < 2 and time.monotonic() < deadline:
+        time.sleep(0.001)
+        offset = sleepers.measure(look())
+        if offset is not None:
+            seen.append(offset)
     if not seen:
         raise BackendUnavailable(f"{_NOT_SLEEPING}: sleeping threads do not show as such")
     if max(seen) - min(seen) > STEP_NS * 100:

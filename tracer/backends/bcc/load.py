@@ -20,7 +20,7 @@ from typing import Any
 
 import probes
 from probes.errors import BackendUnavailable, InternalError, PermissionDenied, WrongBcc
-from probes.spec import Hook, ProbeSpec
+from probes.spec import Hook, ProbeSpec, Program
 
 PROBES_DIR = Path(probes.__file__).parent
 LOADER = Path(__file__).with_name("loader.py")
@@ -36,6 +36,7 @@ _PROGRAM_TYPE: Mapping[Hook, tuple[str, int]] = {
     Hook.UPROBE: ("KPROBE", 48),  # BPF_TRACE_UPROBE_MULTI
     Hook.URETPROBE: ("KPROBE", 48),
 }
+_BY_PERF_EVENTS = {Hook.UPROBE: ("KPROBE", -1), Hook.URETPROBE: ("KPROBE", -1)}
 _NEVER_OPTIONAL = (Hook.TASK_ITERATOR,)
 
 MAPS = ("ps_targets", "ps_settings", "ps_ring", "ps_emitted", "ps_dropped", "ps_watch")
@@ -44,11 +45,12 @@ MAPS = ("ps_targets", "ps_settings", "ps_ring", "ps_emitted", "ps_dropped", "ps_
 
 @dataclass(slots=True)
 class Kernel:
-    """Loaded programs and maps: file descriptors by name, closed by ``close``.
+    """Loaded probes; programs and maps: file descriptors by name, closed by ``close``.
 
     ``refused`` has the programs that the kernel did not take, with its reason.
     """
 
+    specs: tuple[ProbeSpec, ...]
     programs: dict[str, int]
     maps: dict[str, int]
     defines: Mapping[str, int]
@@ -71,6 +73,17 @@ def unit_text(specs: Sequence[ProbeSpec]) -> str:
     )
 
 
+def _wanted(program: Program, multi: bool) -> tuple[str, str, int, bool]:
+    """A program as the loader is told: name, type, attach type, whether it may fail.
+
+    The kernel ties a program to one way of attaching when it is loaded.
+    """
+    uprobe = program.hook in (Hook.UPROBE, Hook.URETPROBE)
+    attach_type = _TRACE_UPROBE_MULTI if uprobe and multi else _UNSPECIFIED
+    optional = program.hook is not Hook.TASK_ITERATOR
+    return program.function, _PROGRAM_TYPE[program.hook], attach_type, optional
+
+
 class Loader:
     """The loader child, started at once so that it imports bcc while others work.
 
@@ -81,6 +94,7 @@ class Loader:
         if not os.path.exists(python):
             python = sys.executable
         self.cache_dir = cache_dir
+        self._specs: tuple[ProbeSpec, ...] = ()
         self._defines: dict[str, int] = {}
         self._failure_log = cache_dir / "last-load-failure.log"
         self._log = tempfile.TemporaryFile(dir=cache_dir)  # noqa: SIM115 closed by close
@@ -103,10 +117,15 @@ class Loader:
     ) -> None:
         """Have ``specs`` compiled with ``-D`` of ``defines`` and loaded; ``receive`` follows.
 
-        ``maps``: more maps to take over than ``MAPS``. A child that has died already
+        ``maps``: more maps to take over than ``MAPS``. ``PS_UPROBE_MULTI`` among the
+        defines says that uprobe programs are for ``uprobe_multi`` links. A child that has died already
         is reported by ``receive``.
         """
-        self._defines = dict(defines)
+        self._specs, self._defines = tuple(specs), dict(defines)
+        # A program is loaded for one way of attaching it (uprobes.py knows which).
+        types = _PROGRAM_TYPE if defines.get("PS_UPROBE_MULTI", 1) else {
+            **_PROGRAM_TYPE, **_BY_PERF_EVENTS
+        }  # fmt: skip
         request = {
             "headers": str(PROBES_DIR / "include"),
             "text": unit_text(specs),
@@ -115,8 +134,7 @@ class Loader:
                 *(f"-D{name}={value}" for name, value in sorted(defines.items())),
             ],
             "programs": [
-                [program.function, *_PROGRAM_TYPE[program.hook],
-                 program.hook not in _NEVER_OPTIONAL]
+                [program.function, *types[program.hook], program.hook not in _NEVER_OPTIONAL]
                 for spec in specs
                 for program in spec.programs
             ],
@@ -137,6 +155,7 @@ class Loader:
         if "error" in manifest:
             raise self._error(manifest["error"], manifest["text"])
         return Kernel(
+            self._specs,
             programs={name: fds[at] for name, at, _ in manifest["programs"] if at is not None},
             maps={name: fds[at] for name, at in manifest["maps"]},
             defines=self._defines,

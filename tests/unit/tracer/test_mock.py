@@ -16,6 +16,7 @@ from probes.wire import PAYLOAD, RECORD, Kind
 from tests.played import Recorder, run
 from tests.traces import raw_frames, read
 from tracer.backends import mock
+from tracer.backends.mock_replay import ReplaySource
 from tracer.backends.mock_scenario import Expected, Scenario, load, names
 
 MS = 1_000_000
@@ -251,7 +252,7 @@ def test_a_cut_trace_replays_as_far_as_it_goes(tmp_path: Path) -> None:
         "rows": "records",
         "count": frames[2].rows,
     }
-    assert isinstance(played.source, mock.ReplaySource)
+    assert isinstance(played.source, ReplaySource)
     assert played.source.integrity.state is TraceState.TRUNCATED
 
 

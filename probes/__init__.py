@@ -6,9 +6,11 @@ compiled unit. A probe that fills in what ``threads`` shows stands before it.
 
 from __future__ import annotations
 
+from probes.alloc.spec import SPEC as ALLOC
 from probes.lifecycle.spec import SPEC as LIFECYCLE
+from probes.slow_path.spec import SPEC as SLOW_PATH
 from probes.spec import ProbeSpec
 from probes.threads.spec import SPEC as THREADS
 from probes.wakes.spec import SPEC as WAKES
 
-PROBES: tuple[ProbeSpec, ...] = (THREADS, WAKES, LIFECYCLE)
+PROBES: tuple[ProbeSpec, ...] = (SLOW_PATH, THREADS, WAKES, LIFECYCLE, ALLOC)

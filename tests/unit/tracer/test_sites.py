@@ -289,18 +289,6 @@ def test_disassembly_finds_what_the_symbol_says(interpreter: Interpreter) -> Non
 
 
 @interpreters.matrix()
-def test_the_parking_lot_is_found_where_it_exists(interpreter: Interpreter) -> None:
-    path = _libpython(interpreter)
-    with Elf.open(path) as python:
-        site = slow_path.plan_park(python)
-    if interpreter.version < (3, 13):
-        assert site is None
-        return
-    assert isinstance(site, Site)
-    assert CHEAP.match(says_objdump(Path(path), site)), site
-
-
-@interpreters.matrix()
 def test_take_gil_is_known_only_by_symbol(interpreter: Interpreter) -> None:
     path = _libpython(interpreter)
     with Elf.open(path) as python:

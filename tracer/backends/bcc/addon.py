@@ -70,5 +70,12 @@ class Addon(Protocol):
 
 AddonFactory = Callable[[Options], "Addon | None"]
 
-ADDONS: tuple[AddonFactory, ...] = ()
+
+def _uprobes(options: Options) -> Addon | None:
+    from tracer.backends.bcc.uprobes import uprobes  # it imports this module
+
+    return uprobes(options)
+
+
+ADDONS: tuple[AddonFactory, ...] = (_uprobes,)
 """What a source is built with by default; a factory returns None when switched off."""

@@ -1,0 +1,280 @@
+"""Uprobes on slow paths and allocation, as an addon of the bcc source.
+
+Which places: ``tracer.sites``. Whether the target can afford them: ``tracer.governor``.
+This module carries it out: the allocation probe is armed at once, the slow path after
+a look at the target's switch rate, and each is given up and taken back as the governor
+says. Every step is an event.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from collector.events import Event
+from probes.alloc.spec import SPEC as ALLOC
+from probes.slow_path.spec import SPEC as SLOW_PATH
+from probes.spec import ProbeSpec
+from tracer.backends import Options, TargetPlan
+from tracer.backends.bcc import syscalls
+from tracer.backends.bcc.addon import NOTHING, Harvest
+from tracer.backends.bcc.cache import cache_directory
+from tracer.backends.bcc.load import Kernel
+from tracer.backends.bcc.perf_uprobes import kernel_has_uprobe_multi
+from tracer.backends.bcc.switch_rate import SwitchRate
+from tracer.backends.bcc.uprobe_links import Links
+from tracer.backends.bcc.uprobe_maps import HIT_SLOTS, OPEN_WAITS, AllocMaps, WaitMaps
+from tracer.governor import SECOND_NS, Decision, Governor, Group
+from tracer.sites import price
+from tracer.sites.hooks import Hook, TargetHooks, plan_target
+
+DRAIN_PERIOD_NS = SECOND_NS
+_PROBES = (SLOW_PATH, ALLOC)
+
+
+@contextmanager
+def _kernel_calls() -> Iterator[None]:
+    """What the kernel refuses becomes an error that the source knows how to report."""
+    try:
+        yield
+    except OSError as error:
+        raise syscalls.refusal(error, "eBPF maps of uprobes") from None
+
+
+class Uprobes:
+    """One per source; see ``addon.Addon``.
+
+    ``multi``: use ``uprobe_multi`` links; by default where the kernel has them.
+    """
+
+    def __init__(self, options: Options, *, multi: bool | None = None) -> None:
+        wanted = {SLOW_PATH.name: options.slow_path, ALLOC.name: options.alloc}
+        self.specs: Sequence[ProbeSpec] = tuple(one for one in _PROBES if wanted[one.name])
+        self.maps: Sequence[str] = (
+            *(WaitMaps.NAMES if options.slow_path else ()),
+            *(AllocMaps.NAMES if options.alloc else ()),
+        )
+        self._names = [spec.name for spec in self.specs]
+        self._cache = cache_directory(options.cache_dir)
+        self._prices = price.load(self._cache)
+        self._multi = kernel_has_uprobe_multi() if multi is None else multi
+        self._governor = Governor(
+            [
+                Group(spec.name, spec.shed_order or 0, look_first=spec is SLOW_PATH)
+                for spec in self.specs
+            ],
+            options.budget,
+        )
+        self._plans: dict[int, TargetPlan] = {}
+        self._hooks: dict[int, TargetHooks] = {}
+        self._waits: WaitMaps | None = None
+        self._allocs: AllocMaps | None = None
+        self._links = Links({}, multi=self._multi)
+        self._rate: SwitchRate | None = None
+        self._pricing = Pricing(self._cache)
+        self._drain_due_ns = 0
+
+    def defines(self) -> Mapping[str, int]:
+        """Sizes, and how the programs will be attached (``load.py`` wants to know)."""
+        return {"PS_MAX_OPEN_WAITS": OPEN_WAITS, "PS_UPROBE_MULTI": int(self._multi)}
+
+    def plan(self, plans: Sequence[TargetPlan]) -> None:
+        """Choose the sites of each target."""
+        for plan in plans:
+            self._plans[plan.target.pid] = plan
+            self._hooks[plan.target.pid] = plan_target(
+                plan.target, long_nops=self._prices.long_nops
+            )
+
+    def prepare(self, kernel: Kernel) -> None:
+        """Take programs and maps over."""
+        self._links = Links(kernel.programs, multi=self._multi)
+        if SLOW_PATH.name in self._names:
+            self._waits = WaitMaps(kernel)
+            self._rate = SwitchRate(kernel.programs["bpf_iter__task"])
+        if ALLOC.name in self._names:
+            self._allocs = AllocMaps(kernel)
+
+    @_kernel_calls()
+    def arm(self, now_ns: int) -> Harvest:
+        """Attach what needs no look first; begin the look."""
+        events: list[Event] = []
+        for pid in self._hooks:
+            events += self._introduce(pid, now_ns)
+        if self._rate is not None:
+            self._rate.sample(now_ns, self._hooks)
+        self._drain_due_ns = now_ns + DRAIN_PERIOD_NS
+        if not self._prices.measured:
+            self._pricing.start(self._links)
+        return Harvest(events=tuple(events))
+
+    @_kernel_calls()
+    def retarget(self, plan: TargetPlan) -> Harvest:
+        """Probe a process anew, or a new one."""
+        pid = plan.target.pid
+        self.gone(pid)
+        self.plan([plan])
+        return Harvest(events=tuple(self._introduce(pid, time.monotonic_ns())))
+
+    @_kernel_calls()
+    def gone(self, pid: int) -> None:
+        """Let go of a process that has ended or replaced its program."""
+        for probe in self._names:
+            self._links.detach(probe, pid)
+        if self._waits is not None:
+            self._waits.forget(pid)
+        if self._allocs is not None:
+            self._allocs.know_libc(pid, None)
+        self._hooks.pop(pid, None)
+        self._plans.pop(pid, None)
+
+    @_kernel_calls()
+    def on_scan(self, now_ns: int) -> Harvest:
+        """Decide what the target can afford; once a second, hand over what was counted."""
+        self._prices = self._pricing.found or self._prices
+        decisions = self._governor.observe(now_ns, self._spent())
+        if self._rate is not None:
+            rate = self._rate.sample(now_ns, self._hooks)
+            if rate is not None:
+                self._rate = None
+                decisions += self._look(now_ns, rate)
+        events = [event for one in decisions for event in self._carry_out(one, now_ns)]
+        records: tuple[npt.NDArray[Any], ...] = ()
+        if now_ns >= self._drain_due_ns:
+            self._drain_due_ns = now_ns + DRAIN_PERIOD_NS
+            records = self._drain(now_ns)
+        if not events and not records:
+            return NOTHING
+        return Harvest(records=records, events=tuple(events))
+
+    def close(self) -> None:
+        """Detach from everything."""
+        self._pricing.close()
+        self._links.close()
+
+    def _introduce(self, pid: int, now_ns: int) -> list[Event]:
+        """Fill the maps for a process, attach what is armed, tell what was refused."""
+        plan, hooks = self._plans[pid], self._hooks[pid]
+        if self._waits is not None:
+            self._waits.know_gils(pid, plan.gil_conditions, hooks.take_gil)
+        if self._allocs is not None:
+            self._allocs.know_libc(pid, hooks.libc)
+        events = [
+            _failed(probe, pid, now_ns, f"{refusal.function}: {refusal.why}")
+            for probe, refusal in hooks.refusals
+            if probe in self._names
+        ]
+        for probe in self._names:
+            if self._governor.armed(probe):
+                events += self._attach(probe, pid, now_ns)
+        return events
+
+    def _attach(self, probe: str, pid: int, now_ns: int) -> list[Event]:
+        hooks = [hook for hook in self._hooks[pid].hooks if hook.probe == probe]
+        failures = self._links.attach(probe, pid, hooks)
+        if failures and not self._links.pids(probe):
+            self._governor.drop(probe)
+        return [_failed(probe, pid, now_ns, why) for why in failures]
+
+    def _look(self, now_ns: int, rate: float) -> list[Decision]:
+        predicted = rate * self._price_of_wait() / SECOND_NS
+        decision = self._governor.look(SLOW_PATH.name, now_ns, predicted)
+        return [] if decision is None else [decision]
+
+    def _price_of_wait(self) -> float:
+        return self._prices.emulated_ns + self._prices.return_ns
+
+    def _carry_out(self, decision: Decision, now_ns: int) -> Iterable[Event]:
+        """Attach or detach as decided. What was restored is attached already."""
+        if decision.arm and decision.action != "restored":
+            for pid in list(self._hooks):
+                yield from self._attach(decision.group, pid, now_ns)
+        elif not decision.arm:
+            for pid in self._links.pids(decision.group):
+                self._links.detach(decision.group, pid, self._after_detach(decision.group))
+        data = {
+            "probe": decision.group,
+            "action": decision.action,
+            "why": decision.why,
+            "cost": round(decision.cost, 6),
+        }
+        yield Event("governor", now_ns, data=data)
+
+    def _after_detach(self, probe: str) -> Any:
+        return self._waits.drop_open if probe == SLOW_PATH.name and self._waits else None
+
+    def _spent(self) -> dict[str, int]:
+        """CPU time (ns) that each probe has cost all targets so far, by hits and price."""
+        spent = {}
+        if self._waits is not None:
+            spent[SLOW_PATH.name] = int(self._waits.hits().sum() * self._price_of_wait())
+        if self._allocs is not None:
+            spent[ALLOC.name] = int(self._allocs.hits() @ self._alloc_prices())
+        return spent
+
+    def _alloc_prices(self) -> npt.NDArray[np.float64]:
+        prices = np.full(HIT_SLOTS, self._prices.emulated_ns)
+        for hook in self._all_hooks():
+            if hook.probe == ALLOC.name:
+                prices[hook.cookie] = self._prices.of(hook.price)
+        return prices
+
+    def _all_hooks(self) -> Iterable[Hook]:
+        return (hook for hooks in self._hooks.values() for hook in hooks.hooks)
+
+    def _drain(self, now_ns: int) -> tuple[npt.NDArray[Any], ...]:
+        records = []
+        if self._waits is not None:
+            records.append(self._waits.take_histogram(now_ns))
+        if self._allocs is not None:
+            records.append(self._allocs.take_refills(now_ns))
+        return tuple(one for one in records if len(one))
+
+
+class Pricing:
+    """Measures prices on a scratch child, in the background, and keeps them for this boot."""
+
+    def __init__(self, cache_dir: Path) -> None:
+        self._cache = cache_dir
+        self._scratch: price.Scratch | None = None
+        self._thread: threading.Thread | None = None
+        self.found: price.Prices | None = None
+
+    def start(self, links: Links) -> None:
+        """Begin; ``found`` is set when it has worked."""
+        self._thread = threading.Thread(
+            target=self._measure, args=(links,), name="parkscope-price", daemon=True
+        )
+        self._thread.start()
+
+    def _measure(self, links: Links) -> None:
+        try:
+            with price.Scratch() as self._scratch:
+                found = price.measure(self._scratch, links.on_scratch)
+            price.store(self._cache, found)
+        except OSError:
+            return  # the defaults stay; they are on the careful side
+        self.found = found
+
+    def close(self) -> None:
+        """Stop measuring, wherever it is."""
+        if self._thread is not None:
+            if self._scratch is not None:
+                self._scratch.kill()
+            self._thread.join()
+
+
+def _failed(probe: str, pid: int, now_ns: int, why: str) -> Event:
+    return Event("probe_failed", now_ns, pid=pid, data={"probe": probe, "why": why})
+
+
+def uprobes(options: Options) -> Uprobes | None:
+    """The addon, or None when both probes are switched off (``addon.AddonFactory``)."""
+    return Uprobes(options) if options.slow_path or options.alloc else None

@@ -1,0 +1,193 @@
+"""All uprobes of one target: files, offsets, cookies, prices, and what was refused."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TypeVar, cast
+
+from probes.alloc import spec as alloc
+from probes.errors import BadElf
+from probes.slow_path import spec as slow_path
+from tracer.elf import Elf
+from tracer.sites.allocation import LargeSites, RefillSite, plan_large, plan_refill
+from tracer.sites.planner import Function, PriceClass, Refusal, Site
+from tracer.sites.slow_path import gil_code, plan_waits
+from tracer.target import Module, Target
+
+_Planned = TypeVar("_Planned")
+_OLD_PTHREAD = "/libpthread-2."  # before glibc 2.34; what is left of it since has another name
+
+
+@dataclass(frozen=True, slots=True)
+class Hook:
+    """One place in a file and the program that runs there.
+
+    ``price`` is that of the entry; ``returns``: the program runs at the return (the
+    price of a return probe comes on top of the entry's).
+    """
+
+    probe: str
+    function: str
+    program: str
+    path: str
+    offset: int
+    cookie: int
+    returns: bool
+    price: PriceClass
+
+
+@dataclass(frozen=True, slots=True)
+class LibcCode:
+    """Run-time [start, end) of libc's functions that call ``malloc`` themselves."""
+
+    calloc: tuple[int, int]
+    realloc: tuple[int, int]
+    realloc_null_is_malloc: bool
+
+
+@dataclass(frozen=True, slots=True)
+class TargetHooks:
+    """What to attach to one process. ``take_gil`` is its run-time [start, end), if known."""
+
+    hooks: tuple[Hook, ...]
+    refusals: tuple[tuple[str, Refusal], ...]  # (probe, why not)
+    libc: LibcCode | None
+    take_gil: tuple[int, int] | None
+
+
+def plan_target(target: Target, *, long_nops: bool = False) -> TargetHooks:
+    """The hooks of a target. Files that cannot be read end up among the refusals."""
+    hooks: list[Hook] = []
+    refusals: list[tuple[str, Refusal]] = []
+    for probe, found in _waits(target, long_nops):
+        _sort(probe, found, hooks, refusals)
+    large = _large(target, long_nops)
+    if isinstance(large, Refusal):
+        refusals.append((alloc.SPEC.name, large))
+    elif target.libc is not None:
+        hooks += _large_hooks(target.libc, large)
+    _sort(alloc.SPEC.name, _refill(target, long_nops), hooks, refusals)
+    return TargetHooks(tuple(hooks), tuple(refusals), _libc_code(target, large), _take_gil(target))
+
+
+def _sort(
+    probe: str,
+    found: list[Hook] | Refusal,
+    hooks: list[Hook],
+    refusals: list[tuple[str, Refusal]],
+) -> None:
+    if isinstance(found, Refusal):
+        refusals.append((probe, found))
+    else:
+        hooks += found
+
+
+def _waits(target: Target, long_nops: bool) -> Iterator[tuple[str, list[Hook] | Refusal]]:
+    """Entry and return of each contended wait. Before glibc 2.34 libpthread has them."""
+    probe = slow_path.SPEC.name
+    if target.libc is None:
+        yield probe, Refusal("sem_wait", "the target maps no C library that is known")
+        return
+    module = next((one for one in target.modules if _OLD_PTHREAD in one.path), target.libc)
+    planned = _of(module, lambda elf: plan_waits(elf, long_nops=long_nops), "waits", long_nops)
+    if isinstance(planned, Refusal):
+        yield probe, planned
+        return
+    for name, site in planned.items():
+        if isinstance(site, Refusal):
+            yield probe, site
+            continue
+        cookie = slow_path.SITES[name]
+        yield (
+            probe,
+            [
+                _hook(probe, name, slow_path.ENTRY.function, module, site, cookie),
+                _hook(probe, name, slow_path.RETURN.function, module, site, cookie, returns=True),
+            ],
+        )
+
+
+def _large(target: Target, long_nops: bool) -> LargeSites | Refusal:
+    if target.libc is None:
+        return Refusal("malloc", "the target maps no C library that is known")
+    return _of(target.libc, lambda elf: plan_large(elf, long_nops=long_nops), "large", long_nops)
+
+
+def _large_hooks(libc: Module, sites: LargeSites) -> list[Hook]:
+    return [
+        _hook(alloc.SPEC.name, name, alloc.LARGE.function, libc, site, alloc.LIBC_SITES[name])
+        for name, site in (
+            ("malloc", sites.malloc),
+            ("calloc", sites.calloc),
+            ("realloc", sites.realloc),
+        )
+    ]
+
+
+def _refill(target: Target, long_nops: bool) -> list[Hook] | Refusal:
+    if target.python is None:
+        return Refusal("allocate_from_new_pool", target.refusal or "no CPython")
+    module = target.python.module
+    found: RefillSite | Refusal = _of(
+        module, lambda elf: plan_refill(elf, long_nops=long_nops), "refill", long_nops
+    )
+    if isinstance(found, Refusal):
+        return found
+    cookie = alloc.REFILL_SITES[found.register]
+    name = found.site.function
+    return [_hook(alloc.SPEC.name, name, alloc.REFILL.function, module, found.site, cookie)]
+
+
+def _libc_code(target: Target, large: LargeSites | Refusal) -> LibcCode | None:
+    if target.libc is None or isinstance(large, Refusal):
+        return None
+    bias = target.libc.load_bias
+    (calloc, realloc) = ((start + bias, end + bias) for start, end in large.nested)
+    return LibcCode(calloc, realloc, large.realloc_null_is_malloc)
+
+
+def _take_gil(target: Target) -> tuple[int, int] | None:
+    if target.python is None:
+        return None
+    found: tuple[Function, ...] | Refusal = _of(target.python.module, gil_code, "gil", False)
+    if isinstance(found, Refusal) or not found:
+        return None
+    start = found[0].address + target.python.module.load_bias
+    return start, start + found[0].size
+
+
+def _hook(
+    probe: str,
+    name: str,
+    program: str,
+    module: Module,
+    site: Site,
+    cookie: int,
+    *,
+    returns: bool = False,
+) -> Hook:
+    return Hook(probe, name, program, module.open_path, site.offset, cookie, returns, site.price)
+
+
+_remembered: dict[tuple[object, ...], object] = {}
+MAX_REMEMBERED = 256
+
+
+def _of(
+    module: Module, read: Callable[[Elf], _Planned], what: str, long_nops: bool
+) -> _Planned | Refusal:
+    """What ``read`` makes of the module's file; remembered, because processes share files."""
+    key = (module.device, module.inode, module.mtime_ns, what, long_nops)
+    known = _remembered.get(key)
+    if known is not None:
+        return cast("_Planned", known)
+    try:
+        with Elf.open(module.open_path) as elf:
+            found = read(elf)
+    except (OSError, BadElf) as error:
+        return Refusal(what, f"{module.path} cannot be read: {error}")
+    if len(_remembered) >= MAX_REMEMBERED:
+        _remembered.clear()
+    _remembered[key] = found
+    return found

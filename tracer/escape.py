@@ -14,7 +14,7 @@ LIMIT = 200
 """Characters that one piece of text may take on a screen."""
 
 _CUT = "…"
-_TAG = re.compile(r"(\\*)(\[[a-z#/@][^[]*?\])")
+_BRACKET = re.compile(r"(\\*)(\[[a-z#/@][^[]*?\]|\[)")
 
 
 def terminal(text: str, limit: int = LIMIT) -> str:
@@ -40,12 +40,17 @@ def terminal(text: str, limit: int = LIMIT) -> str:
 def markup(text: str, limit: int = LIMIT) -> str:
     """``terminal(text)``, with what rich would take for a style tag made literal.
 
-    For use before a tag, as in ``f"[bold]{markup(name)}[/]"``. The rule is rich's own
-    (``rich.markup.escape``): a tag-like bracket gets a backslash and the backslashes
-    before a bracket are doubled.
+    For use before a tag, as in ``f"[bold]{markup(name)}[/]"``. The rules are those of
+    ``rich.markup``: a bracket loses one backslash before it, one that looks like a tag
+    half of them.
     """
-    shown = _TAG.sub(lambda found: f"{found[1] * 2}\\{found[2]}", terminal(text, limit))
+    shown = _BRACKET.sub(_literal, terminal(text, limit))
     return shown + "\\" * (len(shown) - len(shown.rstrip("\\")))
+
+
+def _literal(found: re.Match[str]) -> str:
+    backslashes, bracket = found.groups()
+    return f"{backslashes if bracket == '[' else backslashes * 2}\\{bracket}"
 
 
 def _spelled(character: str) -> str:

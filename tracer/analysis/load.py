@@ -107,7 +107,9 @@ def _session(reader: TraceReader, events: Sequence[Event], span: _Span) -> pa.Ta
     import pyarrow as pa
 
     attached = next((event.data for event in events if event.event == "attached"), {})
-    targets = sorted({e.pid for e in events if e.event == "attached" and e.pid is not None})
+    pids = {event.pid for event in events if event.pid is not None}
+    attached_to = {e.pid for e in events if e.event == "attached" and e.pid is not None}
+    targets = sorted(attached_to or pids)
     totals = _totals(reader, events)
     row: dict[str, tuple[pa.DataType, Any]] = {
         "path": (pa.string(), _text(str(reader.path))),

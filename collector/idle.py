@@ -153,7 +153,10 @@ class IdleRules:
 def _read(path: Path) -> str:
     try:
         with path.open("rb") as file:
-            return file.read(_MAX_FILE_BYTES).decode("utf-8")
+            data = file.read(_MAX_FILE_BYTES + 1)
+        if len(data) > _MAX_FILE_BYTES:
+            raise UsageError(f"{path}: longer than {_MAX_FILE_BYTES >> 20} MiB")
+        return data.decode("utf-8")
     except OSError as error:
         raise UsageError(f"{path}: {error.strerror}") from None
     except UnicodeDecodeError:
@@ -176,7 +179,7 @@ def parse_sites(text: str, source: str) -> SiteFile:
         sites=tuple(
             _site(table, f"{source}: site {number}") for number, table in enumerate(tables, start=1)
         ),
-        through=_value("through", data["through"], source) if "through" in data else (),
+        through=tuple(_value("through", data["through"], source)) if "through" in data else (),
     )
 
 
@@ -198,7 +201,7 @@ def _value(key: str, value: Any, where: str) -> Any:
     """A key's value, checked and made into what ``IdleSite`` holds."""
     kind = _SITE_KEYS.get(key, list)
     is_list = kind is list
-    if type(value) is not kind or (
+    if not isinstance(value, kind) or (
         is_list and not (value and all(isinstance(item, str) for item in value))
     ):
         wanted = "a list of texts" if is_list else _KIND_NAMES[kind]

@@ -16,7 +16,8 @@ from probes.errors import NoSuchProcess, PermissionDenied, TargetGone
 MAX_MAPS_BYTES = 64 << 20
 _PF_KTHREAD = 0x00200000  # include/linux/sched.h
 _MAPPING = re.compile(
-    rb"^([0-9a-f]+)-([0-9a-f]+) (....) ([0-9a-f]+) ([0-9a-f]+):([0-9a-f]+) (\d+) *(.*)$", re.M
+    rb"^([0-9a-f]+)-([0-9a-f]+) (....) ([0-9a-f]+) ([0-9a-f]+):([0-9a-f]+) (\d+) *(.*)$",
+    re.MULTILINE,
 )
 
 
@@ -73,7 +74,7 @@ def process_state(pid: int) -> ProcessState:
 
 def thread_group(pid: int) -> int:
     """The process that ``pid`` belongs to (a TID opens /proc/TID too). Raises NoSuchProcess."""
-    found = re.search(rb"^Tgid:\s*(\d+)", _read(pid, "status", 65536), re.M)
+    found = re.search(rb"^Tgid:\s*(\d+)", _read(pid, "status", 65536), re.MULTILINE)
     return int(found[1]) if found else pid
 
 
@@ -124,7 +125,7 @@ def namespace_ids(pid: int, tids: set[int]) -> dict[int, int]:
             text = _read(pid, f"task/{tid}/status", 65536)
         except NoSuchProcess:
             continue  # a thread that has just ended
-        found = re.search(rb"^NSpid:.*?(\d+)$", text, re.M)
+        found = re.search(rb"^NSpid:.*?(\d+)$", text, re.MULTILINE)
         seen[int(found[1]) if found else tid] = tid
     return seen
 

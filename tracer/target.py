@@ -146,15 +146,27 @@ def inspect(pid: int) -> Target:
     machine = _machine(pid)
     if machine != NATIVE_MACHINE:
         return Target(
-            pid, state.start_ticks, cmdline, machine, (), None, None,
+            pid,
+            state.start_ticks,
+            cmdline,
+            machine,
+            (),
+            None,
+            None,
             f"process {pid} is a {machine} program; Parkscope reads {NATIVE_MACHINE} only",
         )
     found = list(_modules(pid, procfs.mappings(pid)))
     libc = next((module for module, facts in found if _is_libc(module, facts)), None)
     python, refusal = _find_python(pid, found)
     target = Target(
-        pid, state.start_ticks, cmdline, machine,
-        tuple(module for module, _ in found), libc, python, refusal,
+        pid,
+        state.start_ticks,
+        cmdline,
+        machine,
+        tuple(module for module, _ in found),
+        libc,
+        python,
+        refusal,
     )
     if not alive(target):
         raise TargetGone(f"process {pid} exited while it was being looked at")
@@ -247,8 +259,13 @@ def _open_module(
         if bias is None:
             continue
         module = Module(
-            path=code.path, open_path=path, start=lowest, load_bias=bias,
-            device=info.st_dev, inode=info.st_ino, mtime_ns=info.st_mtime_ns,
+            path=code.path,
+            open_path=path,
+            start=lowest,
+            load_bias=bias,
+            device=info.st_dev,
+            inode=info.st_ino,
+            mtime_ns=info.st_mtime_ns,
         )
         return module, facts
     return None
@@ -315,9 +332,7 @@ def _python(
     return Python(version, hexversion, module, address, free_threaded, "CPython"), None
 
 
-def _hexversion(
-    memory: MemoryReader, module: Module, facts: _Facts, head: bytes
-) -> int | None:
+def _hexversion(memory: MemoryReader, module: Module, facts: _Facts, head: bytes) -> int | None:
     """PY_VERSION_HEX: from _Py_DebugOffsets (3.13 on), else from ``Py_Version`` (3.11 on)."""
     if head[:8] == _COOKIE:
         return int.from_bytes(head[8:16], "little") & 0xFFFFFFFF

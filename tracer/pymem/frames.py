@@ -12,8 +12,10 @@ Sources: Include/internal/pycore_frame.h (3.14 on: pycore_interpframe_structs.h)
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from collector.context import Frame
 from probes.errors import ImplausibleMemory, MemoryReadError
@@ -53,15 +55,29 @@ class _Code:
     line_table: bytes
     start: int
     end: int
-    first_traceable: int
+    first_traceable: int  # bytes
     module: str | None
-    lines: dict[int, int | None] = field(default_factory=dict)
+    frames: dict[int, Frame] = field(default_factory=dict)
 
-    def line(self, offset: int) -> int | None:
-        """The line of the instruction at byte ``offset``; remembered."""
-        if offset not in self.lines:
-            self.lines[offset] = line_at(self.line_table, self.first_line, offset)
-        return self.lines[offset]
+    def frame(self, offset: int) -> Frame:
+        """A frame that stands at the instruction at byte ``offset``; remembered."""
+        known = self.frames.get(offset)
+        if known is None:
+            line = line_at(self.line_table, self.first_line, offset)
+            known = self.frames[offset] = Frame(self.module, self.name, self.file, line)
+        return known
+
+
+class _RawFrame(NamedTuple):
+    """The fields of an interpreter frame that matter, and where and as what they were read."""
+
+    address: int
+    raw: bytes
+    code: int
+    instruction: int
+    previous: int
+    namespace: int
+    owner: int
 
 
 @dataclass(slots=True)
@@ -70,7 +86,7 @@ class _Chain:
 
     state: ThreadState
     heads: list[tuple[int, bytes]] = field(default_factory=list)
-    frames: list[tuple[int, bytes]] = field(default_factory=list)
+    frames: list[_RawFrame] = field(default_factory=list)
     next: int = 0
     room: int = 0
     gone: bool = False
@@ -86,6 +102,36 @@ class _Chain:
         self.next = int.from_bytes(answer, "little")
 
 
+class _Parser:
+    """Takes interpreter frames apart with one ``unpack`` each."""
+
+    def __init__(self, layout: Layout) -> None:
+        either = layout.either
+        fields = {
+            "code": either("_PyInterpreterFrame.f_executable", "_PyInterpreterFrame.f_code"),
+            "instruction": either(
+                "_PyInterpreterFrame.instr_ptr", "_PyInterpreterFrame.prev_instr"
+            ),
+            "previous": layout["_PyInterpreterFrame.previous"],
+            "namespace": layout["_PyInterpreterFrame.f_globals"],
+            "owner": layout["_PyInterpreterFrame.owner"],
+        }
+        form, end, order = "<", 0, sorted(fields, key=fields.__getitem__)
+        for name in order:
+            form += f"{fields[name] - end}x" + ("B" if name == "owner" else "Q")
+            end = fields[name] + (1 if name == "owner" else _WORD)
+        self._struct = struct.Struct(form)
+        self._places = [order.index(name) for name in fields]
+        self._mask = ~layout.constants["executable_tag_mask"]
+        self.span = self._struct.size
+
+    def parse(self, address: int, raw: bytes) -> _RawFrame:
+        """The fields of the frame that was read at ``address``."""
+        values = self._struct.unpack(raw)
+        code, instruction, previous, namespace, owner = [values[at] for at in self._places]
+        return _RawFrame(address, raw, code & self._mask, instruction, previous, namespace, owner)
+
+
 class FrameReader:
     """Stacks of threads of one target."""
 
@@ -93,17 +139,9 @@ class FrameReader:
         self._memory = memory
         self._objects = objects
         self._layout = layout
-        self._code = layout.either("_PyInterpreterFrame.f_executable", "_PyInterpreterFrame.f_code")
-        self._ip = layout.either("_PyInterpreterFrame.instr_ptr", "_PyInterpreterFrame.prev_instr")
-        self._previous = layout["_PyInterpreterFrame.previous"]
-        self._globals = layout["_PyInterpreterFrame.f_globals"]
-        self._owner = layout["_PyInterpreterFrame.owner"]
-        self._mask = ~layout.constants["executable_tag_mask"]
+        self._parser = _Parser(layout)
         self._foreign = layout.constants["first_foreign_owner"]
         self._last_owner = layout.constants["last_owner"]
-        self._span = max(
-            self._code, self._ip, self._previous, self._globals, self._owner
-        ) + _WORD
         self._code_span = layout["PyCodeObject.co_code_adaptive"]
         self._codes: dict[int, _Code] = {}
 
@@ -129,9 +167,7 @@ class FrameReader:
                 break
         return found
 
-    def _read(
-        self, states: list[ThreadState], limit: int
-    ) -> list[tuple[_Chain, Stack | None]]:
+    def _read(self, states: list[ThreadState], limit: int) -> list[tuple[_Chain, Stack | None]]:
         """One attempt at all those stacks; None for a thread that has gone."""
         limit = min(limit, MAX_DEPTH)
         chains = [_Chain(state, next=state.address, room=limit) for state in states]
@@ -144,9 +180,9 @@ class FrameReader:
         return [
             (
                 chain,
-                None if chain.gone else Stack(
-                    frames[chain.state.address], chain.broken, chain.truncated
-                ),
+                None
+                if chain.gone
+                else Stack(frames[chain.state.address], chain.broken, chain.truncated),
             )
             for chain in chains
         ]
@@ -172,7 +208,7 @@ class FrameReader:
         for _ in range(limit):
             if not live:
                 return
-            raws = self._memory.read_many([(chain.next, self._span) for chain in live])
+            raws = self._memory.read_many([(chain.next, self._parser.span) for chain in live])
             for chain, raw in zip(live, raws, strict=True):
                 self._step(chain, raw)
             live = [chain for chain in live if chain.next]
@@ -181,12 +217,13 @@ class FrameReader:
 
     def _step(self, chain: _Chain, raw: bytes | None) -> None:
         """Take one frame; ``next`` becomes 0 where the chain ends or enough was read."""
-        if raw is None or raw[self._owner] > self._last_owner:
+        frame = None if raw is None else self._parser.parse(chain.next, raw)
+        if frame is None or frame.owner > self._last_owner:
             chain.broken, chain.next = True, 0
             return
-        chain.frames.append((chain.next, raw))
-        chain.next = _word(raw, self._previous)
-        chain.room -= raw[self._owner] < self._foreign
+        chain.frames.append(frame)
+        chain.next = frame.previous
+        chain.room -= frame.owner < self._foreign
         if chain.room < 0:  # one more than wanted has been seen: there are more
             chain.next = 0
 
@@ -194,10 +231,9 @@ class FrameReader:
         """The code objects of all frames, by address; those that are none are left out."""
         first_use: dict[int, int] = {}
         for chain in chains:
-            for _, raw in chain.frames:
-                if raw[self._owner] < self._foreign:
-                    address = _word(raw, self._code) & self._mask
-                    first_use.setdefault(address, _word(raw, self._globals))
+            for frame in chain.frames:
+                if frame.owner < self._foreign:
+                    first_use.setdefault(frame.code, frame.namespace)
         raws = self._memory.read_many([(at, self._code_span) for at in first_use])
         found = {}
         for (address, namespace), raw in zip(first_use.items(), raws, strict=True):
@@ -231,9 +267,8 @@ class FrameReader:
             line_table=objects.byte_string(_word(raw, layout["PyCodeObject.co_linetable"])),
             start=start,
             end=start + units * CODE_UNIT,
-            first_traceable=int.from_bytes(
-                raw[at_traceable : at_traceable + 4], "little", signed=True
-            ),
+            first_traceable=CODE_UNIT
+            * int.from_bytes(raw[at_traceable : at_traceable + 4], "little", signed=True),
             module=self._module_name(namespace),
         )
         if len(self._codes) >= _MAX_CODES:
@@ -259,38 +294,35 @@ class FrameReader:
         except MemoryReadError:
             return None
 
-    def _resolve(
-        self, chain: _Chain, codes: Mapping[int, _Code], limit: int
-    ) -> tuple[Frame, ...]:
+    def _resolve(self, chain: _Chain, codes: Mapping[int, _Code], limit: int) -> tuple[Frame, ...]:
         """Named frames of a chain; it is marked broken where a frame makes no sense."""
         frames: list[Frame] = []
-        for _, raw in chain.frames:
-            owner = raw[self._owner]
-            if owner >= self._foreign:
+        for raw in chain.frames:
+            if raw.owner >= self._foreign:
                 continue
             if len(frames) == limit:
                 chain.truncated = True
                 break
-            code = codes.get(_word(raw, self._code) & self._mask)
-            if code is None:
+            code = codes.get(raw.code)
+            offset = 0 if code is None else raw.instruction - code.start
+            if code is None or not -CODE_UNIT <= offset < code.end - code.start:
                 chain.broken = True
                 break
-            offset = _word(raw, self._ip) - code.start
-            if not -CODE_UNIT <= offset < code.end - code.start:
-                chain.broken = True
-                break
-            if owner != _OWNED_BY_GENERATOR and offset < code.first_traceable * CODE_UNIT:
+            if raw.owner != _OWNED_BY_GENERATOR and offset < code.first_traceable:
                 continue  # not begun yet: no traceback shows it either
-            frames.append(Frame(code.module, code.name, code.file, code.line(offset)))
+            frames.append(code.frame(offset))
         return tuple(frames)
 
     def _verify(self, chains: list[_Chain]) -> None:
         """Read everything again; a chain that differs is marked broken."""
-        seen = [(address, raw) for chain in chains for address, raw in chain.heads + chain.frames]
-        answers = iter(self._memory.read_many([(address, len(raw)) for address, raw in seen]))
-        for chain in chains:
-            read = chain.heads + chain.frames
-            same = [next(answers) == raw for _, raw in read]
+        read = [
+            chain.heads + [(frame.address, frame.raw) for frame in chain.frames] for chain in chains
+        ]
+        answers = iter(
+            self._memory.read_many([(at, len(raw)) for parts in read for at, raw in parts])
+        )
+        for chain, parts in zip(chains, read, strict=True):
+            same = [next(answers) == raw for _, raw in parts]
             chain.broken = chain.broken or not all(same)
 
 

@@ -49,7 +49,9 @@ _STRATEGIES: Mapping[str, Mapping[str, tuple[str, ...]]] = MappingProxyType(
             "prefix_words": ("PyDictValues.values",),
             "tagged_prefix": ("PyDictValues.values",),
             "inline_values": (
-                "PyDictValues.values", "PyDictValues.valid", "PyDictValues.capacity",
+                "PyDictValues.values",
+                "PyDictValues.valid",
+                "PyDictValues.capacity",
             ),
         },
     }
@@ -59,22 +61,53 @@ _STRATEGIES: Mapping[str, Mapping[str, tuple[str, ...]]] = MappingProxyType(
 _CONSTANTS = frozenset({"executable_tag_mask", "first_foreign_owner", "last_owner"})
 
 _REQUIRED = (
-    "_PyRuntimeState.interpreters.head", "PyInterpreterState.next", "PyInterpreterState.id",
-    "PyInterpreterState.threads.head", "PyThreadState.prev", "PyThreadState.next",
-    "PyThreadState.interp", "PyThreadState.thread_id", "PyThreadState.native_thread_id",
-    "_gil_runtime_state.SIZE", "_gil_runtime_state.interval", "_gil_runtime_state.last_holder",
-    "_gil_runtime_state.locked", "_gil_runtime_state.cond", "_PyInterpreterFrame.previous",
-    "_PyInterpreterFrame.f_globals", "_PyInterpreterFrame.owner", "PyCodeObject.co_firstlineno",
-    "PyCodeObject.co_filename", "PyCodeObject.co_name", "PyCodeObject.co_qualname",
-    "PyCodeObject._co_firsttraceable", "PyCodeObject.co_code_adaptive", "PyObject.ob_type",
-    "PyVarObject.ob_size", "PyTypeObject.tp_name", "PyTypeObject.tp_basicsize",
-    "PyTypeObject.tp_flags", "PyTypeObject.tp_dictoffset", "PyHeapTypeObject.ht_cached_keys",
-    "PyTupleObject.ob_item", "PyListObject.ob_item", "PyBytesObject.ob_sval",
-    "PyDictObject.ma_used", "PyDictObject.ma_keys", "PyDictObject.ma_values",
-    "PyDictKeysObject.dk_log2_size", "PyDictKeysObject.dk_log2_index_bytes",
-    "PyDictKeysObject.dk_kind", "PyDictKeysObject.dk_nentries", "PyDictKeysObject.dk_indices",
-    "PyASCIIObject.SIZE", "PyASCIIObject.length", "PyASCIIObject.state",
-    "PyCompactUnicodeObject.SIZE", "PyUnicodeObject.data", "PyModuleObject.md_dict",
+    "_PyRuntimeState.interpreters.head",
+    "PyInterpreterState.next",
+    "PyInterpreterState.id",
+    "PyInterpreterState.threads.head",
+    "PyThreadState.prev",
+    "PyThreadState.next",
+    "PyThreadState.interp",
+    "PyThreadState.thread_id",
+    "PyThreadState.native_thread_id",
+    "_gil_runtime_state.SIZE",
+    "_gil_runtime_state.interval",
+    "_gil_runtime_state.last_holder",
+    "_gil_runtime_state.locked",
+    "_gil_runtime_state.cond",
+    "_PyInterpreterFrame.previous",
+    "_PyInterpreterFrame.f_globals",
+    "_PyInterpreterFrame.owner",
+    "PyCodeObject.co_firstlineno",
+    "PyCodeObject.co_filename",
+    "PyCodeObject.co_name",
+    "PyCodeObject.co_qualname",
+    "PyCodeObject._co_firsttraceable",
+    "PyCodeObject.co_code_adaptive",
+    "PyObject.ob_type",
+    "PyVarObject.ob_size",
+    "PyTypeObject.tp_name",
+    "PyTypeObject.tp_basicsize",
+    "PyTypeObject.tp_flags",
+    "PyTypeObject.tp_dictoffset",
+    "PyHeapTypeObject.ht_cached_keys",
+    "PyTupleObject.ob_item",
+    "PyListObject.ob_item",
+    "PyBytesObject.ob_sval",
+    "PyDictObject.ma_used",
+    "PyDictObject.ma_keys",
+    "PyDictObject.ma_values",
+    "PyDictKeysObject.dk_log2_size",
+    "PyDictKeysObject.dk_log2_index_bytes",
+    "PyDictKeysObject.dk_kind",
+    "PyDictKeysObject.dk_nentries",
+    "PyDictKeysObject.dk_indices",
+    "PyASCIIObject.SIZE",
+    "PyASCIIObject.length",
+    "PyASCIIObject.state",
+    "PyCompactUnicodeObject.SIZE",
+    "PyUnicodeObject.data",
+    "PyModuleObject.md_dict",
 )
 
 _EITHER = (
@@ -135,7 +168,7 @@ def parse(text: str) -> Layout:
     data = tomllib.loads(text)
     unknown = set(data) - {"version", "strategy", "constant", "offset", "debug_offsets"}
     if unknown:
-        raise InternalError(f"layout: unknown table {sorted(unknown)[0]!r}")
+        raise InternalError(f"layout: unknown table {min(unknown)!r}")
     offsets = {
         f"{name}.{field}": value
         for name, fields in data["offset"].items()

@@ -10,7 +10,6 @@ from __future__ import annotations
 import bisect
 import ctypes
 import errno
-import os
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -25,8 +24,6 @@ MAX_READ = 1 << 20
 _IOV_MAX = 1024  # UIO_MAXIOV, include/uapi/linux/uio.h
 _ADDRESS_END = 1 << 47  # user addresses of x86-64 with four page-table levels
 
-Bytes2D = npt.NDArray[np.uint8]
-
 
 class MemoryReader(Protocol):
     """Bytes by address. Every method raises ``MemoryFault`` where nothing can be read."""
@@ -37,11 +34,6 @@ class MemoryReader(Protocol):
     def read_many(self, requests: Sequence[tuple[int, int]]) -> list[bytes | None]:
         """One answer per (address, size); None where it cannot be read. Never raises for one."""
 
-    def gather(self, addresses: npt.NDArray[np.uint64], size: int) -> tuple[
-        Bytes2D, npt.NDArray[np.bool_]
-    ]:
-        """``size`` bytes from each address as rows, and which rows are valid."""
-
 
 class _Iovec(ctypes.Structure):
     _fields_ = (("base", ctypes.c_void_p), ("length", ctypes.c_size_t))
@@ -51,7 +43,11 @@ def _process_vm_readv() -> ctypes._NamedFuncPointer:
     function = ctypes.CDLL(None, use_errno=True).process_vm_readv
     function.restype = ctypes.c_ssize_t
     function.argtypes = (
-        ctypes.c_int, ctypes.c_void_p, ctypes.c_ulong, ctypes.c_void_p, ctypes.c_ulong,
+        ctypes.c_int,
+        ctypes.c_void_p,
+        ctypes.c_ulong,
+        ctypes.c_void_p,
+        ctypes.c_ulong,
         ctypes.c_ulong,
     )
     return function
@@ -104,36 +100,33 @@ class ProcessMemory:
 
     def read_many(self, requests: Sequence[tuple[int, int]]) -> list[bytes | None]:
         """One answer per (address, size), None for what cannot be read; few system calls."""
-        answers: list[bytes | None] = [None] * len(requests)
-        at = 0
-        while at < len(requests):
-            at = self._read_some(requests, at, answers)
+        answers: list[bytes | None] = []
+        while len(answers) < len(requests):
+            self._read_some(requests, answers)
         return answers
 
-    def _read_some(
-        self, requests: Sequence[tuple[int, int]], at: int, answers: list[bytes | None]
-    ) -> int:
-        """Fill answers from index ``at`` on with one call; the index to go on from."""
-        table, total, end = [], 0, at
+    def _read_some(self, requests: Sequence[tuple[int, int]], answers: list[bytes | None]) -> None:
+        """Append some more answers with one call, at least one."""
+        at, total = len(answers), 0
+        table: list[tuple[int, int]] = []
         for address, size in requests[at : at + _IOV_MAX]:
-            if not (0 < size <= MAX_READ and 0 < address <= _ADDRESS_END - size):
-                break
-            if total + size > len(self._buffer):
+            if not (0 < size <= len(self._buffer) - total and 0 < address <= _ADDRESS_END - size):
                 break
             table.append((address, size))
             total += size
-            end += 1
         if not table:
-            answers[at] = self._read_or_none(*requests[at])
-            return at + 1
+            answers.append(self._read_or_none(*requests[at]))
+            return
         got = self._scatter(np.array(table, dtype=np.uint64), self._buffer_at, total)
-        view, offset = memoryview(self._buffer), 0
-        for index, (_, size) in enumerate(table, start=at):
-            if offset + size > got:
-                return index + 1  # this one cannot be read: stays None
-            answers[index] = bytes(view[offset : offset + size])
-            offset += size
-        return end
+        data = bytes(memoryview(self._buffer)[:got])
+        start = 0
+        for _, size in table:
+            end = start + size
+            if end > got:
+                answers.append(None)  # the kernel stops at the first that it cannot read
+                return
+            answers.append(data[start:end])
+            start = end
 
     def _read_or_none(self, address: int, size: int) -> bytes | None:
         try:
@@ -144,43 +137,11 @@ class ProcessMemory:
     def _scatter(self, remote: npt.NDArray[np.uint64], into: int, total: int) -> int:
         """Bytes that arrived: the kernel stops at the first element that it cannot read."""
         self._local.base, self._local.length = into, total
-        got: int = self._call(
-            self._pid, self._local_at, 1, remote.ctypes.data, len(remote), 0
-        )
+        got: int = self._call(self._pid, self._local_at, 1, remote.ctypes.data, len(remote), 0)
         if got < 0:
             self._check_errno(ctypes.get_errno())
             return 0
         return got
-
-    def gather(
-        self, addresses: npt.NDArray[np.uint64], size: int
-    ) -> tuple[Bytes2D, npt.NDArray[np.bool_]]:
-        """``size`` bytes from each address as rows, and which rows are valid."""
-        count = len(addresses)
-        rows = np.zeros((count, size), dtype=np.uint8)
-        valid = (addresses > 0) & (addresses <= np.uint64(_ADDRESS_END - size))
-        todo = np.flatnonzero(valid)
-        if len(todo) == count:
-            self._gather_into(addresses, rows, valid)
-        elif len(todo):
-            part, good = self.gather(addresses[todo], size)
-            rows[todo], valid[todo] = part, good
-        return rows, valid
-
-    def _gather_into(
-        self, addresses: npt.NDArray[np.uint64], rows: Bytes2D, valid: npt.NDArray[np.bool_]
-    ) -> None:
-        size = rows.shape[1]
-        remote = np.empty((len(addresses), 2), dtype=np.uint64)
-        remote[:, 0], remote[:, 1] = addresses, size
-        at = 0
-        while at < len(addresses):
-            end = min(at + _IOV_MAX, len(addresses))
-            into = rows.ctypes.data + at * size
-            at += self._scatter(remote[at:end], into, (end - at) * size) // size
-            if at < end:
-                valid[at] = False
-                at += 1
 
 
 class SegmentMemory:
@@ -217,21 +178,3 @@ class SegmentMemory:
             except MemoryFault:
                 answers.append(None)
         return answers
-
-    def gather(
-        self, addresses: npt.NDArray[np.uint64], size: int
-    ) -> tuple[Bytes2D, npt.NDArray[np.bool_]]:
-        """``size`` bytes from each address as rows, and which rows are valid."""
-        rows = np.zeros((len(addresses), size), dtype=np.uint8)
-        answers = self.read_many([(int(address), size) for address in addresses])
-        for row, answer in zip(rows, answers, strict=True):
-            if answer is not None:
-                row[:] = np.frombuffer(answer, dtype=np.uint8)
-        return rows, np.array([answer is not None for answer in answers], dtype=np.bool_)
-
-
-def process_memory(pid: int) -> ProcessMemory:
-    """The memory of ``pid``. Raises TargetGone when there is no such process any more."""
-    if not os.path.exists(f"/proc/{pid}"):
-        raise TargetGone(f"process {pid} has gone")
-    return ProcessMemory(pid)

@@ -17,6 +17,7 @@ from tracer.pymem.objects import MAX_ENTRIES, ObjectReader
 from tracer.pymem.runtime import RuntimeReader, ThreadState, retry
 
 _ATTRIBUTES = ("_name", "_ident", "_native_id")
+_NOTHING = [0, 0, 0]
 
 
 class NameReader:
@@ -31,14 +32,18 @@ class NameReader:
 
     def all_names(self, states: Iterable[ThreadState]) -> dict[tuple[int, int], str]:
         """Names by (interpreter address, ident) of all threads of those interpreters."""
-        found = {}
         for interpreter in {state.interpreter for state in states}:
             self._refresh(interpreter)
-        for key, thread in self._thread_objects.items():
-            name = self._name_of(thread, key[1], None)
-            if name is not None:
-                found[key] = name
-        return found
+        keys = list(self._thread_objects)
+        threads = [self._thread_objects[key] for key in keys]
+        rows = [row or _NOTHING for row in self._objects.attributes_of(threads, _ATTRIBUTES)]
+        idents = self._objects.integers([ident for _, ident, _ in rows])
+        names = self._objects.texts([name for name, _, _ in rows])
+        return {
+            key: name
+            for key, ident, name in zip(keys, idents, names, strict=True)
+            if name is not None and ident == key[1]
+        }
 
     def name(self, state: ThreadState) -> str | None:
         """One thread's name; looks at ``_active`` again only when its object is not known."""
@@ -82,13 +87,13 @@ class NameReader:
         active = self._active.get(interpreter) or self._find_active(interpreter)
         if not active:
             return {}
-        found = {}
-        for key, thread in self._objects.entries(active, MAX_ENTRIES):
-            try:
-                found[self._objects.integer(key)] = thread
-            except MemoryReadError:
-                continue  # removed while it was read
-        return found
+        pairs = self._objects.entries(active, MAX_ENTRIES)
+        idents = self._objects.integers([key for key, _ in pairs])
+        return {
+            ident: thread
+            for ident, (_, thread) in zip(idents, pairs, strict=True)
+            if ident is not None  # None: removed while it was read
+        }
 
     def _find_active(self, interpreter: int) -> int:
         """Address of ``threading._active``; 0 while ``threading`` is not imported."""

@@ -10,9 +10,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import partial
 
 from collector.context import Frame
-from probes.errors import MemoryReadError, TargetGone, UnsupportedPython
+from probes.errors import (
+    ImplausibleMemory,
+    MemoryReadError,
+    TargetError,
+    TargetGone,
+    UnsupportedPython,
+)
 from tracer import procfs
 from tracer.pymem.frames import FrameReader, Stack
 from tracer.pymem.layout import Layout, load, merge_debug_offsets
@@ -87,17 +94,15 @@ class PythonReader:
             if not self._checked and states:
                 self._check(states)
         except MemoryReadError as error:
-            self._explain(error)
+            raise self._explained(error) from None
         self._threads = self._by_tid(states)
         return dict(self._threads)
 
-    def _explain(self, error: MemoryReadError) -> None:
-        """Raise what a failed reading of the lists means."""
+    def _explained(self, error: MemoryReadError) -> TargetError:
+        """What a failed reading of the lists means."""
         if not alive(self.target):
-            raise TargetGone(f"process {self.target.pid} has gone") from None
-        if not self._checked:
-            raise self._unsupported(error.message) from None
-        raise error
+            return TargetGone(f"process {self.target.pid} has gone")
+        return error if self._checked else self._unsupported(error.message)
 
     def _check(self, states: list[ThreadState]) -> None:
         """Refuse a layout that does not fit, before the first answer is given."""
@@ -107,11 +112,14 @@ class PythonReader:
             raise self._unsupported("it names no thread that the process has")
         for interpreter in self._readers.runtime.interpreters():
             modules = self._readers.runtime.modules(interpreter.address)
-            if modules and not any(retry(lambda at=modules: self._readers.objects.lookup(
-                    at, ("sys", "builtins")))):
-                raise self._unsupported("it has no module table")
+            if modules:
+                retry(partial(self._check_modules, modules))
         retry(self._readers.runtime.gils)
         self._checked = True
+
+    def _check_modules(self, modules: int) -> None:
+        if not any(self._readers.objects.lookup(modules, ("sys", "builtins"))):
+            raise ImplausibleMemory("it has no module table")
 
     def _by_tid(self, states: Iterable[ThreadState]) -> dict[int, ThreadState]:
         """Keyed by the TID that this process (and the kernel's tracer) uses.
@@ -128,9 +136,7 @@ class PythonReader:
             tids = procfs.thread_ids(self.target.pid)
             self._translated = procfs.namespace_ids(self.target.pid, tids)
         return {
-            self._translated[own]: state
-            for own, state in found.items()
-            if own in self._translated
+            self._translated[own]: state for own, state in found.items() if own in self._translated
         }
 
     def thread(self, tid: int) -> ThreadState | None:
@@ -191,5 +197,4 @@ class PythonReader:
         try:
             return retry(self._readers.runtime.gils)
         except MemoryReadError as error:
-            self._explain(error)
-            raise
+            raise self._explained(error) from None

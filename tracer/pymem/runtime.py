@@ -70,8 +70,9 @@ class RuntimeReader:
         self._memory = memory
         self._layout = layout
         self._address = address
-        self._modules = layout.either("PyInterpreterState.imports.modules",
-                                      "PyInterpreterState.modules")
+        self._modules = layout.either(
+            "PyInterpreterState.imports.modules", "PyInterpreterState.modules"
+        )
         self._thread_fields = {
             name: layout[f"PyThreadState.{name}"]
             for name in ("prev", "next", "interp", "thread_id", "native_thread_id")
@@ -143,8 +144,10 @@ class RuntimeReader:
     def still(self, state: ThreadState) -> bool:
         """Whether that thread state still is what it was (one read)."""
         try:
-            return self._parse(state.address, self._memory.read(
-                state.address, self._thread_span)) == state
+            return (
+                self._parse(state.address, self._memory.read(state.address, self._thread_span))
+                == state
+            )
         except MemoryReadError:
             return False
 

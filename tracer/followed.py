@@ -41,6 +41,7 @@ class Followed:
         self, pids: Sequence[int], *, python: bool, launched: bool, follow: bool
     ) -> None:
         self._python = python
+        self._launched = launched
         self._follow = follow
         self._source: Retargetable | None = None
         self._pending: dict[int, int] = {}
@@ -73,8 +74,14 @@ class Followed:
             self._source = source
 
     def about(self) -> Iterator[tuple[int, dict[str, Any]]]:
-        """Facts of each target for its ``attached`` event; no command line, no paths."""
+        """Facts of each target for its ``attached`` event; no command line, no paths.
+
+        Of a child that has yet to execute its program there are none.
+        """
         for pid, target in self._targets.items():
+            if self._launched:
+                yield pid, {"program": None, "python": None, "refusal": None}
+                continue
             python = target.python
             yield (
                 pid,

@@ -35,6 +35,16 @@ class _Step:
     raw: npt.NDArray[Any]
     dropped: Counter[int]
 
+    def split(self, limit_ns: int) -> tuple[npt.NDArray[Any], _Step]:
+        """Records made until ``limit_ns``, and the rest: nothing that has happened is held back.
+
+        With another threshold the loop asks at other times than it did when recording.
+        """
+        if not len(self.raw):
+            return self.raw, self
+        early = self.raw["ts_ns"] <= limit_ns
+        return self.raw[early], _Step(self.now_ns, self.raw[~early], self.dropped)
+
 
 class ReplaySource:
     """A RecordSource over a trace. What a damaged trace has lost is said at the end.
@@ -89,8 +99,9 @@ class ReplaySource:
         limit = self._now_ns + max(0, timeout_ns)
         step = self._next
         if step is not None and step.now_ns > limit:
+            early, self._next = step.split(limit)
             self._move(limit)
-            return Batch(limit, events=self._due_facts())
+            return Batch(limit, early, events=self._due_facts())
         if step is None:
             self._done = True
             return Batch(self._now_ns, events=(*self._due_facts(), *self._losses()), done=True)

@@ -165,13 +165,14 @@ def seen_parks(observation: Observation) -> dict[int, list[SeenPark]]:
     return by_thread
 
 
-def compare(observation: Observation) -> Report:
-    """See the module's text."""
-    return _Comparison(observation).run()
+def compare(observation: Observation, slack_ns: int = SLACK_NS) -> Report:
+    """See the module's text. Waits less than ``slack_ns`` over the threshold may be missed."""
+    return _Comparison(observation, slack_ns).run()
 
 
 class _Comparison:
-    def __init__(self, observation: Observation) -> None:
+    def __init__(self, observation: Observation, slack_ns: int) -> None:
+        self._slack_ns = slack_ns
         self._seen = seen_parks(observation)
         self._o = observation
         self._report = Report(observation.scenario, observation.interpreter, observation.backend)
@@ -193,7 +194,9 @@ class _Comparison:
     def _parts(self, wait: TrueWait) -> list[tuple[str, int, int | None]]:
         """The parks that a logged wait consists of, as far as the log itself knows."""
         wake_ns, end_ns = wait.wake_ns, wait.end_ns
-        if wake_ns is None or end_ns is None or wake_ns + GIL_SCAN_NS >= end_ns:
+        if wake_ns is None or end_ns is None or not wait.contended:
+            return [(wait.kind, wait.start_ns, end_ns)]
+        if wake_ns + GIL_SCAN_NS >= end_ns:
             return [(wait.kind, wait.start_ns, end_ns)]
         return [(wait.kind, wait.start_ns, wake_ns), ("gil", wake_ns, end_ns)]
 
@@ -255,15 +258,15 @@ class _Comparison:
             if end_ns < self._o.armed_ns + ATTACH_NS:
                 return False
             start_ns = self._o.armed_ns if self._coarse else start_ns
-        least_ns = self._o.long_park_ns + SLACK_NS + self._start_error_ns
+        least_ns = self._o.long_park_ns + self._slack_ns + self._start_error_ns
         if self._start_error_ns < SLACK_NS and kind == "gil":
             least_ns += GIL_SCAN_NS
         pieces = [park.duration_ns for park in chain]
-        slack_ns = SLACK_NS + len(pieces) * self._start_error_ns
+        slack_ns = self._slack_ns + len(pieces) * self._start_error_ns
         covered = sum(pieces) >= end_ns - start_ns - slack_ns
         if covered and max(pieces, default=0) < self._o.long_park_ns:
             # Woken in vain and asleep again, or the wait for the GIL made it long.
-            return not (self._coarse or len(pieces) > 1)
+            return not self._coarse and len(pieces) == 1
         return end_ns - start_ns > least_ns
 
     def _measure(

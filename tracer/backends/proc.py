@@ -107,7 +107,13 @@ class ProcSource:
         )
 
     def poll(self, timeout_ns: int) -> Batch:
-        """Sample until there is news, a park may have crossed, or time is over."""
+        """Sample until there is news, a park may have crossed, or time is over.
+
+        A poll that may not wait samples in any case: the collector asks that way
+        whether a thread still held still while its stack was being read.
+        """
+        if timeout_ns == 0 and not self._scanned:
+            self._pass(time.monotonic_ns())
         until_ns = time.monotonic_ns() + timeout_ns
         while not self._records and not self._events:
             due_ns = self._next_pass_ns()
@@ -137,7 +143,7 @@ class ProcSource:
     # -- passes ---------------------------------------------------------------------
 
     def _follow(self, pid: int, gil_ranges: tuple[tuple[int, int], ...]) -> None:
-        process = SampledProcess(pid, gil_ranges, self._budget)
+        process = SampledProcess(pid, gil_ranges, self._options.long_park_ns, self._budget)
         self._processes[pid] = process
         if process.wait_file is WaitFile.WCHAN:
             why = f"/proc/{pid}/syscall may not be read: kinds are guessed from wchan"

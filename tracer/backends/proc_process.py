@@ -83,17 +83,23 @@ class SampledProcess:
     CPU) has not changed since the last pass still is in the same sleep; one that
     has changed has run in between, so both the end of the old sleep and the begin
     of the new one lie between the two passes. The latest possible moment is taken
-    for either: the CPU time that was used in between comes after the end.
+    for either: the CPU time that was used in between comes after the end. But a sleep
+    is not called long that may not have been: then the earliest end is taken.
 
     Raises PermissionDenied when nothing tells what threads wait in, TargetGone.
     """
 
     def __init__(
-        self, pid: int, gil_ranges: tuple[tuple[int, int], ...], budget: FileBudget
+        self,
+        pid: int,
+        gil_ranges: tuple[tuple[int, int], ...],
+        long_park_ns: int,
+        budget: FileBudget,
     ) -> None:
         self.pid = pid
         self.gil_ranges = gil_ranges
         self.wait_file = _wait_file(pid)
+        self._long_park_ns = long_park_ns
         self._budget = budget
         self._threads: dict[int, _Thread] = {}
         self._links = -1
@@ -227,7 +233,7 @@ class SampledProcess:
         was_blocked, was_gil, before_ns = thread.blocked, thread.gil, thread.cpu_ns
         program = thread.stat.program
         self._see(thread, mark)
-        ran_ns = max(0, thread.cpu_ns - before_ns) if thread.stat is not _NO_STAT else 0
+        ran_ns = max(0, thread.cpu_ns - before_ns)
         latest_ns = max(self._pass_ns, now_ns - ran_ns)
         if tid == self.pid and program not in (thread.stat.program, _NO_STAT.program):
             self.forget()
@@ -235,7 +241,10 @@ class SampledProcess:
                 make(Kind.PROC_EXEC, ts_ns=now_ns, pid=self.pid, tid=tid, flags=Flag.INFERRED)
             )
         elif was_blocked and not was_gil and thread.since_ns + NEWS_AFTER_NS <= self._pass_ns:
-            look.records.append(self._wake(tid, latest_ns, thread.since_ns))
+            crossing_ns = thread.since_ns + self._long_park_ns
+            certain = crossing_ns <= self._pass_ns or crossing_ns > latest_ns
+            end_ns = latest_ns if certain else self._pass_ns
+            look.records.append(self._wake(tid, end_ns, thread.since_ns))
             look.news = True
         if thread.gil or was_gil:
             # Whether it got the GIL shows only in the CPU time of the passes to come.

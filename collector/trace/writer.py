@@ -127,7 +127,8 @@ class TraceWriter:
             if self._records.full:
                 self._write_records()
         self._now_ns = max(self._now_ns, now_ns)
-        if len(records) or self._dropped or self._sequence == 1:
+        first = self._flushed_ns is None
+        if len(records) or losses or first:  # silence is not noted, but for where it begins
             self._ticks.append(Tick(self._now_ns, self._records.count))
         if len(self._ticks) == MAX_TICKS:
             self._write_records()

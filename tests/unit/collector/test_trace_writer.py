@@ -111,10 +111,11 @@ def test_frames_are_cut_at_8192_rows_and_at_250_ms(tmp_path: Path) -> None:
     writer.close()
 
 
-def test_silence_writes_nothing(tmp_path: Path) -> None:
+@pytest.mark.parametrize("first", [0, 3])
+def test_silence_writes_nothing(tmp_path: Path, first: int) -> None:
     path = tmp_path / "t"
     writer = TraceWriter(path, {})
-    writer.add_records(some_records(3), {}, START_NS)
+    writer.add_records(some_records(first), {}, START_NS)
     writer.flush()
     size = path.stat().st_size
     for n in range(1, 5000):

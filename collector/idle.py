@@ -200,16 +200,19 @@ def _site(table: Mapping[str, Any], where: str) -> IdleSite:
 def _value(key: str, value: Any, where: str) -> Any:
     """A key's value, checked and made into what ``IdleSite`` holds."""
     kind = _SITE_KEYS.get(key, list)
-    is_list = kind is list
-    if not isinstance(value, kind) or (
-        is_list and not (value and all(isinstance(item, str) for item in value))
-    ):
-        wanted = "a list of texts" if is_list else _KIND_NAMES[kind]
+    if not _is_of(kind, value):
+        wanted = "a list of texts" if kind is list else _KIND_NAMES[kind]
         raise UsageError(f"{where}: {key!r} must be {wanted}", hint=_FILE_HINT)
     try:
         return _converted(key, value)
     except ValueError as error:
         raise UsageError(f"{where}: {key!r}: {error}", hint=_FILE_HINT) from None
+
+
+def _is_of(kind: type, value: Any) -> bool:
+    if kind is list:
+        return isinstance(value, list) and bool(value) and all(type(v) is str for v in value)
+    return type(value) is kind
 
 
 def _converted(key: str, value: Any) -> Any:

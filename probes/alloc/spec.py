@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from types import MappingProxyType
 
+from probes.enums import Kind
 from probes.spec import CostClass, Hook, ProbeSpec, Program
-from probes.wire import Kind
 
 LARGE_BYTES = 4096
 """Requests of more than this are told one by one."""

@@ -1,7 +1,7 @@
 """Thread and process lifecycle: start, exit, fork, exec."""
 
+from probes.enums import Kind
 from probes.spec import CostClass, Hook, ProbeSpec, Program
-from probes.wire import Kind
 
 SPEC = ProbeSpec(
     name="lifecycle",

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from types import MappingProxyType
 
+from probes.enums import Kind
 from probes.spec import CostClass, Hook, ProbeSpec, Program
-from probes.wire import Kind
 
 SITES = MappingProxyType(
     {

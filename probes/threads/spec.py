@@ -1,7 +1,7 @@
 """The task iterator: what every thread does right now, for nothing in the target."""
 
+from probes.enums import Kind
 from probes.spec import CostClass, Hook, ProbeSpec, Program
-from probes.wire import Kind
 
 SPEC = ProbeSpec(
     name="threads",

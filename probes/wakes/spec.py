@@ -1,7 +1,7 @@
 """The wake-up watch: the exact end of a long sleep, and the waker."""
 
+from probes.enums import Kind
 from probes.spec import CostClass, Hook, ProbeSpec, Program
-from probes.wire import Kind
 
 SPEC = ProbeSpec(
     name="wakes",

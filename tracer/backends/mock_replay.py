@@ -35,15 +35,10 @@ class _Step:
     raw: npt.NDArray[Any]
     dropped: Counter[int]
 
-    def split(self, limit_ns: int) -> tuple[npt.NDArray[Any], _Step]:
-        """Records made until ``limit_ns``, and the rest: nothing that has happened is held back.
-
-        With another threshold the loop asks at other times than it did when recording.
-        """
-        if not len(self.raw):
-            return self.raw, self
-        early = self.raw["ts_ns"] <= limit_ns
-        return self.raw[early], _Step(self.now_ns, self.raw[~early], self.dropped)
+    @property
+    def first_ns(self) -> int:
+        """Until when nothing had happened: records of a batch are older than its end."""
+        return int(self.raw["ts_ns"].min()) if len(self.raw) else self.now_ns
 
 
 class ReplaySource:
@@ -93,15 +88,19 @@ class ReplaySource:
         )
 
     def poll(self, timeout_ns: int) -> Batch:
-        """The next recorded batch, or silence for ``timeout_ns`` where there was silence."""
+        """The next recorded batch, or silence for ``timeout_ns`` where there was silence.
+
+        A batch comes whole, at its own time, even if that is later than asked for: with
+        another threshold than the recorded one the loop asks in the middle of batches,
+        and silence there would deny what had happened already.
+        """
         if self._done:
             return Batch(self._now_ns, done=True)
         limit = self._now_ns + max(0, timeout_ns)
         step = self._next
-        if step is not None and step.now_ns > limit:
-            early, self._next = step.split(limit)
+        if step is not None and min(step.first_ns, step.now_ns) > limit:
             self._move(limit)
-            return Batch(limit, early, events=self._due_facts())
+            return Batch(limit, events=self._due_facts())
         if step is None:
             self._done = True
             return Batch(self._now_ns, events=(*self._due_facts(), *self._losses()), done=True)

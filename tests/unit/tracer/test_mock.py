@@ -18,6 +18,7 @@ from tests.traces import raw_frames, read
 from tracer.backends import mock
 from tracer.backends.mock_replay import ReplaySource
 from tracer.backends.mock_scenario import Expected, Scenario, load, names
+from tracer.session import SessionOptions, run_session
 
 MS = 1_000_000
 EVERY = pytest.mark.parametrize("name", names())
@@ -226,14 +227,28 @@ def test_a_recording_replays_to_the_same_session(name: str, tmp_path: Path) -> N
     assert second.reader.end_ns == first.reader.end_ns
 
 
-def test_a_replay_never_moves_the_clock_further_than_asked(tmp_path: Path) -> None:
-    run(mock.scenario("before_attach"), tmp_path / "t")
+def test_a_replay_is_silent_only_while_nothing_had_happened(tmp_path: Path) -> None:
+    run(mock.scenario("lock_convoy"), tmp_path / "t")
     source = mock.replay(tmp_path / "t").source
     now_ns = source.poll(0).now_ns
     while not (batch := source.poll(7 * MS)).done:
-        assert now_ns <= batch.now_ns <= now_ns + 7 * MS
+        assert now_ns <= batch.now_ns
+        if not len(batch.raw):
+            assert batch.now_ns <= now_ns + 7 * MS
+        else:
+            assert int(batch.raw["ts_ns"].min()) > now_ns
         now_ns = batch.now_ns
     source.close()
+
+
+def test_a_replay_with_a_higher_threshold_flags_only_what_was_longer(tmp_path: Path) -> None:
+    live = run(mock.scenario("lock_convoy"), tmp_path / "t")
+    lasted = {e.tid: e.duration_ns or 0 for e in live.said("park_end")}
+    for limit_ns in (450 * MS, 520 * MS, 570 * MS, 601 * MS):
+        again = Recorder()
+        run_session(SessionOptions(replay=tmp_path / "t", long_park_ns=limit_ns), [again])
+        flagged = {e.tid for e in again.said("park_long")} & set(lasted)
+        assert flagged == {tid for tid, duration_ns in lasted.items() if duration_ns >= limit_ns}
 
 
 def test_a_cut_trace_replays_as_far_as_it_goes(tmp_path: Path) -> None:

@@ -33,7 +33,10 @@ from tracer.backends.scan import (
 
 SHARE = 0.04
 """Of one core: what passes may cost on average while the targets are busy. They are
-spaced accordingly; passes over an idle target cost a tenth of that."""
+spaced accordingly."""
+
+STILL_PERIOD_NS = 10_000_000
+"""No pass is needed sooner while nothing at all runs: waking up itself costs most then."""
 
 CROSSING_SHARE = 0.1
 """What they may cost when a thread is just about to cross the threshold."""
@@ -64,7 +67,7 @@ class ProcSource:
         self._budget = FileBudget.of_this_process()
         self._processes: dict[int, SampledProcess] = {}
         self._period_ns = SPACING_NS
-        self._slowest_ns = SPACING_NS
+        self._slowest_ns = STILL_PERIOD_NS
         self._cost_ns = 0.0
         self._events: list[Event] = []
         self._records: list[npt.NDArray[Any]] = []
@@ -152,10 +155,12 @@ class ProcSource:
 
     def _pass(self, now_ns: int) -> None:
         began_ns = time.thread_time_ns()
+        first, active = self._pass_ns == 0, False
         news = now_ns >= self._tell_ns
         for pid, process in list(self._processes.items()):
             look = process.look(now_ns)
             news |= look.news
+            active |= look.active
             if look.asleep:
                 self._tell_ns = min(self._tell_ns, now_ns + NEWS_AFTER_NS)
             self._take(pid, look, now_ns)
@@ -166,8 +171,10 @@ class ProcSource:
             self._tell_news(now_ns)
         self._pass_ns, self._scanned = now_ns, True
         self._last_cost_ns = time.thread_time_ns() - began_ns
-        self._cost_ns += (self._last_cost_ns - self._cost_ns) / 8
-        self._period_ns = max(SPACING_NS, int(self._cost_ns / SHARE))
+        if not first:  # which opens all files
+            self._cost_ns += (self._last_cost_ns - self._cost_ns) / 8
+        least_ns = SPACING_NS if active else STILL_PERIOD_NS
+        self._period_ns = max(least_ns, int(self._cost_ns / SHARE))
         self._slowest_ns = max(self._slowest_ns, self._period_ns)
 
     def _next_pass_ns(self) -> int:

@@ -68,8 +68,10 @@ class Look:
     ``records``: wake-ups, starts, program changes (dtype ``RECORD``). ``news``: a
     sleep worth telling has ended, a thread has gone or waits for the GIL.
     ``asleep``: a thread has fallen asleep, which is worth telling if it lasts.
+    ``active``: some thread has run at all.
     """
 
+    active: bool = False
     news: bool = False
     asleep: bool = False
     records: list[npt.NDArray[Any]] = field(default_factory=list)
@@ -130,7 +132,7 @@ class SampledProcess:
             if cpu_ns == self._cpu_ns:
                 self._pass_ns = now_ns
                 return look
-            first = self._cpu_ns < 0
+            first, look.active = self._cpu_ns < 0, True
             self._cpu_ns = cpu_ns
             self._visit(now_ns, look)
             self._list(now_ns, look, first)

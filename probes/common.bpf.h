@@ -24,6 +24,7 @@ enum ps_setting {
     PS_SET_WATCH_AFTER_NS = 0, /* sleeps that are older get a watch on their wake-up */
     PS_SET_CLOCK_OFFSET_NS,    /* scheduler clock minus CLOCK_MONOTONIC, two's complement */
     PS_SET_MIN_PARK_NS,        /* slow-path waits that are shorter are only counted */
+    PS_SET_FULL_SCAN,          /* the iterator shows sleeps that are watched already, too */
     PS_SET_END = 8
 };
 

@@ -19,6 +19,9 @@ BASE_PERIOD_NS = 100_000_000
 GIL_PERIOD_NS = 20_000_000
 COALESCE_NS = 4_000_000
 """Crossings that follow one another so closely share the scan at the last of them."""
+QUIET_PERIOD_NS = 1_000_000_000
+"""While every thread sleeps under watch nothing can happen that is not told: a scan
+then only makes sure."""
 SPACING_NS = 5_000_000
 """Scans never follow one another more closely."""
 COST_SPACING = 10
@@ -26,7 +29,7 @@ COST_SPACING = 10
 more than a tenth of a core, whatever the number of threads."""
 NEWS_AFTER_NS = 10_000_000
 
-_SAMPLE = PAYLOAD[Kind.THREAD_STATE]
+_LOW = np.uint64(0xFFFFFFFF)
 _LIFECYCLE = PAYLOAD[Kind.THREAD_EXIT]
 
 
@@ -47,7 +50,9 @@ class ScanScheduler:
     """Says when the next scan is due. Times are ns of one clock, given from outside.
 
     ``base_period_ns`` is by default ``min(100 ms, 0.45 * long_park_ns)``: a park
-    then is seen twice before it is long.
+    then is seen twice before it is long. ``told_of_wakes``: ``disturbed`` will be
+    called for every wake-up of a watched thread and every new thread, so that there
+    is no need to scan while all threads sleep under watch.
     """
 
     def __init__(
@@ -55,12 +60,15 @@ class ScanScheduler:
         long_park_ns: int,
         base_period_ns: int | None = None,
         gil_period_ns: int = GIL_PERIOD_NS,
+        *,
+        told_of_wakes: bool = False,
     ) -> None:
         if base_period_ns is None:
             base_period_ns = min(BASE_PERIOD_NS, long_park_ns * 45 // 100)
         self._long_park_ns = long_park_ns
         self._base_ns = base_period_ns
         self._gil_ns = min(gil_period_ns, base_period_ns)
+        self._told_of_wakes = told_of_wakes
         self._last_ns: int | None = None
         self._due_ns = 0
         self._period_ns = base_period_ns
@@ -82,12 +90,19 @@ class ScanScheduler:
         self._period_ns = max(spacing, self._gil_ns if gil.any() else self._base_ns)
         due = now_ns + self._period_ns
         # A watched sleep needs no look at its crossing: the kernel tells its end.
-        unsure = blocked & ~gil & ~has_flag(samples, Flag.WATCHED)
-        if unsure.any():
+        watched = blocked & ~gil & has_flag(samples, Flag.WATCHED)
+        unsure = blocked & ~gil & ~watched
+        if self._told_of_wakes and watched.all():
+            due = now_ns + QUIET_PERIOD_NS
+        elif unsure.any():
             crossing = self._crossing(now_ns, due, samples["since_ns"][unsure])
             if crossing is not None:
                 due = max(crossing, now_ns + spacing)
         self._last_ns, self._due_ns = now_ns, due
+
+    def disturbed(self, now_ns: int) -> None:
+        """Something was told, or lost: look again within a base period."""
+        self._due_ns = min(self._due_ns, now_ns + self._period_ns)
 
     def _crossing(self, now_ns: int, due_ns: int, since: npt.NDArray[Any]) -> int | None:
         """The scan that serves the earliest crossing between now and ``due_ns``."""
@@ -124,20 +139,25 @@ class DeltaFilter:
         samples: npt.NDArray[Any],
         now_ns: int,
         open_wait: npt.NDArray[np.bool_] | None = None,
+        *,
+        complete: bool = True,
     ) -> npt.NDArray[Any]:
-        """What of one scan of all threads is new, as ``RECORD``s (shape ``(n,)``).
+        """What of one scan is new, as ``RECORD``s (shape ``(n,)``).
 
         ``samples``: ``PAYLOAD[THREAD_STATE]``, one per thread, any order; their
         headers but for ``kind`` are the caller's. ``open_wait`` marks those in an
-        open slow-path wait. Exits inferred from vanished threads come last.
+        open slow-path wait. Exits inferred from vanished threads come last; a scan
+        that is not ``complete`` leaves out threads of which there is no news.
         """
-        order = np.argsort(_keys(samples), kind="stable")
-        samples = samples[order]
         keys = _keys(samples)
-        before, seen_before = self._lookup(keys)
+        if not (keys[1:] > keys[:-1]).all():
+            order = np.argsort(keys, kind="stable")
+            samples, keys = samples[order], keys[order]
+            open_wait = None if open_wait is None else open_wait[order]
+        before, place = self._lookup(keys)
         blocked = is_blocked(samples)
         gil = blocked & has_flag(samples, Flag.GIL)
-        at_once = gil if open_wait is None else gil | (blocked & open_wait[order])
+        at_once = gil if open_wait is None else gil | (blocked & open_wait)
         since, cpu = samples["since_ns"], samples["cpu_ns"]
 
         watched = has_flag(samples, Flag.WATCHED)
@@ -153,7 +173,7 @@ class DeltaFilter:
         news &= ~(blocked & same)
 
         after = np.zeros(len(samples), _KNOWN)
-        after["key"], after["pid"], after["tid"] = keys, samples["pid"], samples["tid"]
+        after["key"] = keys
         after["since_ns"] = since
         after["said"] = blocked & (same | news)
         pending = before["gil"] & ~blocked & ~_surely_ran(before, samples)
@@ -161,47 +181,64 @@ class DeltaFilter:
         after["gil"] = gil | pending
         after["cpu_ns"] = np.where(pending, before["cpu_ns"], cpu)
         after["seen_ns"] = np.where(pending, before["seen_ns"], samples["ts_ns"])
-        exits = self._vanished(seen_before, after, now_ns)
-
+        exits = self._remember(after, place, now_ns if complete else None)
         told = samples[news]
         told["kind"] = Kind.THREAD_STATE
         old = is_blocked(told) & (told["since_ns"] < self._armed_ns)
         told["flags"] |= np.where(old, np.uint16(Flag.BEFORE_ATTACH), np.uint16(0))
         return np.concatenate((told.view(RECORD), exits))
 
+    @property
+    def threads(self) -> int:
+        """How many threads are known."""
+        return len(self._known)
+
     def forget(self, pid: int) -> None:
         """A process is known to be over: infer no exit of its threads."""
-        self._known = self._known[self._known["pid"] != pid]
+        self._known = self._known[self._known["key"] >> np.uint64(32) != pid]
 
     def forget_threads(self, threads: npt.NDArray[Any]) -> None:
         """Exits that were reported (any records): infer none of these threads."""
         self._known = self._known[~np.isin(self._known["key"], _keys(threads))]
 
-    def _lookup(self, keys: npt.NDArray[Any]) -> tuple[npt.NDArray[Any], npt.NDArray[np.bool_]]:
-        """What is known of each of ``keys`` (zeros if new), and which known ones they hit."""
+    def _lookup(self, keys: npt.NDArray[Any]) -> tuple[npt.NDArray[Any], npt.NDArray[np.intp]]:
+        """What is known of each of ``keys`` (zeros if new), and where it stands (-1)."""
         known = self._known
+        if np.array_equal(known["key"], keys):
+            return known, np.arange(len(known))
         before = np.zeros(len(keys), _KNOWN)
-        hit = np.zeros(len(known), np.bool_)
+        place = np.full(len(keys), -1)
         if len(known) and len(keys):
             at = np.minimum(np.searchsorted(known["key"], keys), len(known) - 1)
             found = known["key"][at] == keys
             before[found] = known[at[found]]
-            hit[at[found]] = True
-        return before, hit
+            place[found] = at[found]
+        return before, place
 
-    def _vanished(
-        self, hit: npt.NDArray[np.bool_], after: npt.NDArray[Any], now_ns: int
+    def _remember(
+        self, after: npt.NDArray[Any], place: npt.NDArray[np.intp], missed_ns: int | None
     ) -> npt.NDArray[Any]:
-        """Remember ``after``; return THREAD_EXIT records of threads missed too often."""
-        missed = self._known[~hit]
-        missed["missed"] += 1
-        missed["gone_ns"] = np.where(missed["missed"] == 1, now_ns, missed["gone_ns"])
-        over = missed["missed"] >= self._gone_after
-        kept = np.concatenate((after, missed[~over]))
+        """Keep ``after``; return THREAD_EXIT records of threads missed too often.
+
+        ``missed_ns`` of None: to be left out does not mean to be missed.
+        """
+        known, here = self._known, place >= 0
+        known[place[here]] = after[here]
+        over = np.zeros(len(known), np.bool_)
+        if missed_ns is not None:
+            missing = np.ones(len(known), np.bool_)
+            missing[place[here]] = False
+            known["gone_ns"][missing & (known["missed"] == 0)] = missed_ns
+            known["missed"][missing] += 1
+            over = known["missed"] >= self._gone_after
+        if here.all() and not over.any():
+            return np.empty(0, RECORD)
+        gone = known[over]
+        kept = np.concatenate((known[~over], after[~here]))
         self._known = kept[np.argsort(kept["key"], kind="stable")]
-        gone = missed[over]
         exits = np.zeros(len(gone), _LIFECYCLE)
-        exits["ts_ns"], exits["pid"], exits["tid"] = gone["gone_ns"], gone["pid"], gone["tid"]
+        exits["ts_ns"] = gone["gone_ns"]
+        exits["pid"], exits["tid"] = gone["key"] >> np.uint64(32), gone["key"] & _LOW
         exits["kind"], exits["flags"] = Kind.THREAD_EXIT, Flag.INFERRED
         return exits.view(RECORD)
 
@@ -209,8 +246,6 @@ class DeltaFilter:
 _KNOWN: np.dtype[Any] = np.dtype(
     [
         ("key", "<u8"),
-        ("pid", "<u4"),
-        ("tid", "<u4"),
         ("since_ns", "<u8"),
         ("cpu_ns", "<u8"),
         ("seen_ns", "<u8"),
@@ -221,7 +256,7 @@ _KNOWN: np.dtype[Any] = np.dtype(
         ("gil", "?"),
     ]
 )
-"""What the filter keeps of a thread. ``said``: its sleep since ``since_ns`` was told.
+"""What the filter keeps of a thread; ``key``: pid and tid. ``said``: its sleep since ``since_ns`` was told.
 ``gil``: it was last told waiting for a GIL, at ``seen_ns`` and ``cpu_ns``."""
 
 

@@ -38,8 +38,11 @@ def scan(*samples: npt.NDArray[Any]) -> npt.NDArray[Any]:
 def told(records: npt.NDArray[Any]) -> list[tuple[int, str, int]]:
     rows = records.view(PAYLOAD[Kind.THREAD_STATE])
     return [
-        (int(r["tid"]), "gone" if r["kind"] == Kind.THREAD_EXIT else chr(r["state"]),
-         int(r["since_ns"]) // MS if r["kind"] == Kind.THREAD_STATE else 0)
+        (
+            int(r["tid"]),
+            "gone" if r["kind"] == Kind.THREAD_EXIT else chr(r["state"]),
+            int(r["since_ns"]) // MS if r["kind"] == Kind.THREAD_STATE else 0,
+        )
         for r in rows
     ]
 
@@ -199,6 +202,34 @@ def test_an_incomplete_scan_can_be_tolerated() -> None:
     news = seen.news(scan(), T0 + 4)
     assert told(news) == [(5, "gone", 0)]
     assert news["ts_ns"].tolist() == [T0 + 3], "when it was first missed"
+
+
+def test_a_scan_that_leaves_threads_out_says_nothing_of_them() -> None:
+    seen = DeltaFilter()
+    rows = scan(sample(5, T0, T0 - 50 * MS), sample(6, T0, T0, state=RunState.RUNNING))
+    assert told(seen.news(rows, T0)) == [(5, "S", (T0 - 50 * MS) // MS)]
+    t = T0 + 90 * MS
+    light = scan(sample(4, t, t - 20 * MS), sample(6, t, t - 30 * MS))
+    assert [tid for tid, _, _ in told(seen.news(light, t, complete=False))] == [4, 6]
+    assert seen.threads == 3
+    t2 = t + 90 * MS
+    later = scan(sample(4, t2, t - 20 * MS), sample(5, t2, T0 - 50 * MS))
+    assert told(seen.news(later, t2)) == [(6, "gone", 0)]
+
+
+def test_no_scan_while_all_threads_sleep_under_watch_until_something_is_told() -> None:
+    scheduler = ScanScheduler(200 * MS, told_of_wakes=True)
+    watched = sample(5, T0, T0 - 20 * MS, flags=Flag.WATCHED)
+    scheduler.scanned(T0, scan(watched))
+    assert scheduler.next_scan_ns(T0) == T0 + 1000 * MS
+    scheduler.disturbed(T0 + 300 * MS)
+    assert scheduler.next_scan_ns(T0) == T0 + 390 * MS
+    for awake in (sample(6, T0, T0, state=RunState.RUNNING), sample(6, T0, T0 - 8 * MS)):
+        scheduler.scanned(T0, scan(watched, awake))
+        assert scheduler.next_scan_ns(T0) == T0 + 90 * MS
+    gil = sample(6, T0, T0 - 3 * MS, flags=Flag.WATCHED | Flag.GIL)
+    scheduler.scanned(T0, scan(watched, gil))
+    assert scheduler.next_scan_ns(T0) == T0 + 20 * MS
 
 
 def test_known_exits_are_not_inferred() -> None:

@@ -29,7 +29,7 @@ CORE = ("threads", "wakes", "lifecycle")
 """The probes that every source has; the others come with addons."""
 
 _TRACED, _SAMPLED, _FOLLOW = 1, 2, 4  # enum ps_target_flag
-_WATCH_AFTER_NS, _CLOCK_OFFSET_NS, _MIN_PARK_NS = 0, 1, 2  # enum ps_setting
+_WATCH_AFTER_NS, _CLOCK_OFFSET_NS, _MIN_PARK_NS, _FULL_SCAN = range(4)  # enum ps_setting
 
 
 def probe_failed(probe: str, why: str) -> Event:
@@ -73,6 +73,7 @@ class Attachment:
         self.ring: Ring | None = None
         self._links: list[int] = []
         self._options = options
+        self._complete = False
         self._own = Scanner(kernel.programs["bpf_iter__task"])
         self.scanner = Scanner(kernel.programs["bpf_iter__task"])
         try:
@@ -87,8 +88,19 @@ class Attachment:
 
     def own_samples(self) -> npt.NDArray[Any]:
         """Raw samples of this process's threads, for the clock."""
-        states: npt.NDArray[Any] = self._own.scan()["state"]
+        states: npt.NDArray[Any] = self._own.scan(count=False)["state"]
         return states
+
+    def scan(self, *, complete: bool) -> npt.NDArray[Any]:
+        """Raw samples (``SAMPLE``) of the targets' threads.
+
+        Unless ``complete``, without those that sleep under watch as they did in the
+        scan before. Raises OSError.
+        """
+        if complete != self._complete:
+            self._set(_FULL_SCAN, int(complete))
+            self._complete = complete
+        return self.scanner.scan(count=complete)
 
     def set_clock_offset(self, offset_ns: int) -> None:
         """Tell the programs the scheduler clock's offset."""

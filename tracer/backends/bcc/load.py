@@ -30,14 +30,13 @@ _MAX_FDS = 253  # SCM_MAX_FD
 _LENGTH = struct.Struct("<I")
 _MAX_ANSWER = 1 << 20
 
-_PROGRAM_TYPE: Mapping[Hook, tuple[str, int]] = {
-    Hook.TASK_ITERATOR: ("TRACING", -1),
-    Hook.RAW_TRACEPOINT: ("RAW_TRACEPOINT", -1),
-    Hook.UPROBE: ("KPROBE", 48),  # BPF_TRACE_UPROBE_MULTI
-    Hook.URETPROBE: ("KPROBE", 48),
+_PROGRAM_TYPE: Mapping[Hook, str] = {
+    Hook.TASK_ITERATOR: "TRACING",
+    Hook.RAW_TRACEPOINT: "RAW_TRACEPOINT",
+    Hook.UPROBE: "KPROBE",
+    Hook.URETPROBE: "KPROBE",
 }
-_BY_PERF_EVENTS = {Hook.UPROBE: ("KPROBE", -1), Hook.URETPROBE: ("KPROBE", -1)}
-_NEVER_OPTIONAL = (Hook.TASK_ITERATOR,)
+_TRACE_UPROBE_MULTI, _UNSPECIFIED = 48, -1  # enum bpf_attach_type; bcc's "none"
 
 MAPS = ("ps_targets", "ps_settings", "ps_ring", "ps_emitted", "ps_dropped", "ps_watch")
 """The maps of ``common.bpf.h``; probes add their own."""
@@ -105,7 +104,9 @@ class Loader:
             try:
                 self._child = subprocess.Popen(
                     [python, "-I", str(LOADER), str(theirs.fileno())],
-                    stdin=subprocess.DEVNULL, stdout=self._log, stderr=self._log,
+                    stdin=subprocess.DEVNULL,
+                    stdout=self._log,
+                    stderr=self._log,
                     pass_fds=(theirs.fileno(),),
                 )
             except OSError as error:
@@ -118,26 +119,20 @@ class Loader:
         """Have ``specs`` compiled with ``-D`` of ``defines`` and loaded; ``receive`` follows.
 
         ``maps``: more maps to take over than ``MAPS``. ``PS_UPROBE_MULTI`` among the
-        defines says that uprobe programs are for ``uprobe_multi`` links. A child that has died already
-        is reported by ``receive``.
+        defines says that uprobe programs are for ``uprobe_multi`` links. A child that
+        has died already is reported by ``receive``.
         """
         self._specs, self._defines = tuple(specs), dict(defines)
-        # A program is loaded for one way of attaching it (uprobes.py knows which).
-        types = _PROGRAM_TYPE if defines.get("PS_UPROBE_MULTI", 1) else {
-            **_PROGRAM_TYPE, **_BY_PERF_EVENTS
-        }  # fmt: skip
+        multi = bool(defines.get("PS_UPROBE_MULTI", 1))
         request = {
             "headers": str(PROBES_DIR / "include"),
             "text": unit_text(specs),
             "cflags": [
-                f"-I{PROBES_DIR}", "-Wno-everything",
+                f"-I{PROBES_DIR}",
+                "-Wno-everything",
                 *(f"-D{name}={value}" for name, value in sorted(defines.items())),
             ],
-            "programs": [
-                [program.function, *types[program.hook], program.hook not in _NEVER_OPTIONAL]
-                for spec in specs
-                for program in spec.programs
-            ],
+            "programs": [_wanted(program, multi) for spec in specs for program in spec.programs],
             "maps": [*MAPS, *maps],
         }
         data = json.dumps(request).encode()

@@ -63,8 +63,11 @@ class OpenWaits:
         self._tids = np.empty(0, np.uint32)
         self._starts = np.empty(0, np.uint64)
 
-    def news(self, samples: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        """WAIT_OPEN records (dtype ``RECORD``) of waits not seen in the scan before."""
+    def news(self, samples: npt.NDArray[Any], *, complete: bool) -> npt.NDArray[Any]:
+        """WAIT_OPEN records (dtype ``RECORD``) of waits that were not told yet.
+
+        A scan that is not ``complete`` leaves out threads of which there is no news.
+        """
         rows = samples[samples["wait_start_ns"] != 0]
         rows = rows[np.argsort(rows["state"]["tid"], kind="stable")]
         tids, starts = rows["state"]["tid"], rows["wait_start_ns"]
@@ -72,7 +75,14 @@ class OpenWaits:
         if len(rows) and len(self._tids):
             at = np.minimum(np.searchsorted(self._tids, tids), len(self._tids) - 1)
             told = (self._tids[at] == tids) & (self._starts[at] == starts)
-        self._tids, self._starts = tids.copy(), starts.copy()
+        if complete:
+            self._tids, self._starts = tids.copy(), starts.copy()
+        elif not told.all():
+            kept = ~np.isin(self._tids, tids)
+            self._tids = np.concatenate((self._tids[kept], tids))
+            self._starts = np.concatenate((self._starts[kept], starts))
+            order = np.argsort(self._tids, kind="stable")
+            self._tids, self._starts = self._tids[order], self._starts[order]
         rows = rows[~told]
         records = np.zeros(len(rows), PAYLOAD[Kind.WAIT_OPEN])
         for name in ("ts_ns", "pid", "tid"):

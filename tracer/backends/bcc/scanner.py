@@ -28,6 +28,7 @@ class Scanner:
         self._links: dict[int, int] = {}
         self._all: int | None = None
         self._hidden: dict[int, int] = {}
+        self._buffer = bytearray()
 
     def add(self, pid: int) -> None:
         """Scan process ``pid`` too. Raises OSError."""
@@ -52,26 +53,31 @@ class Scanner:
         if link is not None:
             os.close(link)
 
-    def scan(self) -> npt.NDArray[Any]:
-        """Raw samples (``SAMPLE``) of all threads, writable. Raises OSError."""
+    def scan(self, *, count: bool) -> npt.NDArray[Any]:
+        """Raw samples (``SAMPLE``), with ``count`` surely of all threads. Raises OSError."""
         if self._all is not None:
-            return _samples(syscalls.run_iterator(self._all))
-        pieces = [self._scan_one(pid, link) for pid, link in self._links.items()]
-        return np.concatenate(pieces) if pieces else np.empty(0, SAMPLE)
+            end = syscalls.run_iterator(self._all, self._buffer)
+        else:
+            end = 0
+            for pid, link in self._links.items():
+                end = self._scan_one(pid, link, end, count=count)
+        return np.frombuffer(self._buffer, SAMPLE, end // SAMPLE.itemsize).copy()
 
-    def _scan_one(self, pid: int, link: int) -> npt.NDArray[Any]:
-        """One process, all of its threads.
+    def _scan_one(self, pid: int, link: int, start: int, *, count: bool) -> int:
+        """One process, all of its threads, into the buffer from ``start`` on; the end.
 
         Between two reads the kernel loses its place when the thread at which it
         stands exits, and stops early: the number of threads tells.
         """
-        seen = _samples(syscalls.run_iterator(link))
-        if len(seen) < _ONE_READ or len(seen) + self._hidden.get(pid, 0) >= _threads(pid):
-            return seen
-        again = _samples(syscalls.run_iterator(link))
-        if len(again) == len(seen):  # there are threads that the iterator leaves out
-            self._hidden[pid] = max(0, _threads(pid) - len(seen))
-        return again if len(again) > len(seen) else seen
+        end = syscalls.run_iterator(link, self._buffer, start)
+        seen = (end - start) // SAMPLE.itemsize
+        if not count or seen < _ONE_READ or seen + self._hidden.get(pid, 0) >= _threads(pid):
+            return end
+        end = syscalls.run_iterator(link, self._buffer, start)
+        again = (end - start) // SAMPLE.itemsize
+        if again == seen:  # there are threads that the iterator leaves out
+            self._hidden[pid] = max(0, _threads(pid) - seen)
+        return end
 
     def close(self) -> None:
         """Give the links back. Safe to call twice."""
@@ -84,10 +90,6 @@ class Scanner:
         for link in self._links.values():
             os.close(link)
         self._links.clear()
-
-
-def _samples(data: bytes) -> npt.NDArray[Any]:
-    return np.frombuffer(bytearray(data), SAMPLE)
 
 
 def _threads(pid: int) -> int:

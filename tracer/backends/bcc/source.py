@@ -35,6 +35,7 @@ MIN_RING_PERIOD_NS = 1_000_000
 RING_SHARE = 4
 """Under load it is drained when it must be a quarter full."""
 SAY_SCAN_NS = 1_000_000_000
+COMPLETE_SCAN_NS = 1_000_000_000
 CALIBRATE_NS = 10_000_000_000
 MEASURE_NS = 4_000_000
 """So long after the clock's sleepers have been started they surely sleep."""
@@ -63,10 +64,10 @@ class BccSource:
         self._gil = GilRanges()
         self._waits = OpenWaits()
         self._clock = SchedulerClock()
-        self._scheduler = ScanScheduler(options.long_park_ns)
+        self._scheduler = ScanScheduler(options.long_park_ns, told_of_wakes=True)
         self._sleepers: Sleepers | None = None
         self._ring_due_ns = self._drained_ns = self._calibrate_ns = 0
-        self._scan_said_ns = self._lost_looked_ns = 0
+        self._scan_said_ns = self._lost_looked_ns = self._complete_due_ns = 0
         self._missing: set[int] = set()
         self._lost = np.zeros(KIND_END, np.uint64)
         self._records: list[npt.NDArray[Any]] = []
@@ -207,6 +208,7 @@ class BccSource:
         for kind in np.flatnonzero(lost != self._lost).tolist():
             more = int(lost[kind] - self._lost[kind])
             self._dropped[kind] = self._dropped.get(kind, 0) + more
+            self._scheduler.disturbed(now_ns)
         self._lost = lost
 
     def _tend_clock(self, now_ns: int) -> None:
@@ -231,23 +233,30 @@ class BccSource:
     # -- scans --------------------------------------------------------------------
 
     def _scan(self, now_ns: int) -> None:
+        """Look at the threads: once a second at all, else at those with possible news."""
         began = time.thread_time_ns()
+        complete = now_ns >= self._complete_due_ns
         try:
-            samples = self._attached.scanner.scan()
+            samples = self._attached.scan(complete=complete)
         except OSError as error:
             raise syscalls.refusal(error, "eBPF task iterators") from None
-        samples = samples[samples["state"]["state"] != RunState.DEAD]
+        dead = samples["state"]["state"] == RunState.DEAD
+        if dead.any():
+            samples = samples[~dead]
         states = np.ascontiguousarray(samples["state"])
         states["since_ns"] = self._clock.to_monotonic(states["since_ns"])
         self._flag_gil(states)
-        opened = self._waits.news(samples)
-        news = self._filter.news(states, now_ns, samples["wait_start_ns"] != 0)
+        opened = self._waits.news(samples, complete=complete)
+        waiting = samples["wait_start_ns"] != 0
+        news = self._filter.news(states, now_ns, waiting, complete=complete)
         for addon in list(self._addons):
             self._ask(addon, partial(addon.on_scan, now_ns))
         cost = time.thread_time_ns() - began
         self._scheduler.scanned(now_ns, states, cost)
         self._records += [part for part in (opened, news) if len(part)]
-        self._missing = self._pids.difference(np.unique(states["pid"]).tolist())
+        if complete:
+            self._complete_due_ns = now_ns + COMPLETE_SCAN_NS
+            self._missing = self._pids.difference(np.unique(states["pid"]).tolist())
         self._say_scan(now_ns, states, cost)
 
     def _flag_gil(self, states: npt.NDArray[Any]) -> None:
@@ -260,6 +269,7 @@ class BccSource:
     def _say_scan(self, now_ns: int, states: npt.NDArray[Any], cost_ns: int) -> None:
         """A SCAN record: with news, when silence means something, and once a second."""
         blocked = is_blocked(states)
+        left_out = self._filter.threads - len(states)  # these sleep under watch
         unwatched = blocked & ~has_flag(states, Flag.WATCHED)
         crossed = states["since_ns"] + np.uint64(self._options.long_park_ns) <= states["ts_ns"]
         due = now_ns - self._scan_said_ns >= SAY_SCAN_NS
@@ -270,8 +280,8 @@ class BccSource:
             make(
                 Kind.SCAN,
                 ts_ns=now_ns,
-                threads=len(states),
-                blocked=int(blocked.sum()),
+                threads=self._filter.threads,
+                blocked=int(blocked.sum()) + left_out,
                 cost_ns=cost_ns,
                 period_ns=self._scheduler.period_ns,
             )
@@ -291,6 +301,7 @@ class BccSource:
             records = ring.drain()
             if len(records):
                 self._records.insert(0, records)
+                self._scheduler.disturbed(now_ns)
                 self._read(records)
         # A process of which the last scan saw no thread has reported its exit by now,
         # unless that record was lost.

@@ -24,6 +24,7 @@ _MAP_CREATE, _MAP_LOOKUP, _MAP_UPDATE, _MAP_DELETE = 0, 1, 2, 3
 _RAW_TRACEPOINT_OPEN, _MAP_LOOKUP_BATCH, _MAP_LOOKUP_AND_DELETE_BATCH = 17, 24, 25
 _LINK_CREATE, _ITER_CREATE = 28, 33
 _MAP_TYPE_ARRAY = 2
+_ITERATOR_READ = 8 << 12  # bpf_seq_read hands over at most 8 pages at once
 
 ATTACH_TRACE_ITER = 28
 ATTACH_TRACE_UPROBE_MULTI = 48
@@ -105,14 +106,23 @@ def link_uprobe_multi(
     return _bpf(_LINK_CREATE, attributes, (name, at, labels))
 
 
-def run_iterator(link: int) -> bytes:
-    """One run of a linked iterator: everything that its program wrote. Raises OSError."""
+def run_iterator(link: int, buffer: bytearray, start: int = 0) -> int:
+    """One run of a linked iterator; what its program wrote goes to ``buffer[start:]``.
+
+    Returns where it ends. The buffer grows as needed (no view of it may exist), and
+    is meant to be used again: fresh memory for every run would cost more than the run.
+    Raises OSError.
+    """
     fd = _bpf(_ITER_CREATE, struct.pack("<II", link, 0))
     try:
-        pieces = []
-        while piece := os.read(fd, 1 << 20):
-            pieces.append(piece)
-        return b"".join(pieces)
+        while True:
+            if len(buffer) - start < _ITERATOR_READ:
+                buffer.extend(bytes(len(buffer) + _ITERATOR_READ))
+            with memoryview(buffer) as view:
+                count = os.readv(fd, [view[start:]])
+            if not count:
+                return start
+            start += count
     finally:
         os.close(fd)
 

@@ -34,6 +34,7 @@ class Lab:
 @dataclass
 class Opened:
     """A source, open. ``virtual``: its clock moves only in ``poll``, exactly as told.
+    ``whole``: a batch that has begun comes whole, at its own time, as it was recorded.
 
     ``end`` brings about that it is done. ``emitted`` tells what was made, by kind,
     where somebody other than the source's reader has counted it.
@@ -42,6 +43,7 @@ class Opened:
     source: RecordSource
     pids: set[int]
     virtual: bool = False
+    whole: bool = False
     end: Callable[[], None] = lambda: None
     emitted: Callable[[], Counter[int]] | None = None
 
@@ -71,7 +73,8 @@ def replay(name: str) -> Open:
         for frame in raw_frames(path.read_bytes()):
             recorded.update(dict(frame.drops))
         pids = set(recorder.records["pid"].tolist())
-        return Opened(mock.replay(path).source, pids, virtual=True, emitted=lambda: recorded)
+        source = mock.replay(path).source
+        return Opened(source, pids, virtual=True, whole=True, emitted=lambda: recorded)
 
     return open_it
 

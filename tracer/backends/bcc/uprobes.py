@@ -143,6 +143,7 @@ class Uprobes:
         if self._rate is not None:
             rate = self._rate.sample(now_ns, self._hooks)
             if rate is not None:
+                self._rate.close()
                 self._rate = None
                 decisions += self._look(now_ns, rate)
         events = [event for one in decisions for event in self._carry_out(one, now_ns)]
@@ -157,6 +158,8 @@ class Uprobes:
     def close(self) -> None:
         """Detach from everything."""
         self._pricing.close()
+        if self._rate is not None:
+            self._rate.close()
         self._links.close()
 
     def _introduce(self, pid: int, now_ns: int) -> list[Event]:
@@ -210,14 +213,21 @@ class Uprobes:
     def _after_detach(self, probe: str) -> Any:
         return self._waits.drop_open if probe == SLOW_PATH.name and self._waits else None
 
+    @_kernel_calls()
+    def hits(self) -> dict[str, npt.NDArray[np.uint64]]:
+        """How often each probe's sites were hit so far, by cookie."""
+        hits = {}
+        if self._waits is not None:
+            hits[SLOW_PATH.name] = self._waits.hits()
+        if self._allocs is not None:
+            hits[ALLOC.name] = self._allocs.hits()
+        return hits
+
     def _spent(self) -> dict[str, int]:
         """CPU time (ns) that each probe has cost all targets so far, by hits and price."""
-        spent = {}
-        if self._waits is not None:
-            spent[SLOW_PATH.name] = int(self._waits.hits().sum() * self._price_of_wait())
-        if self._allocs is not None:
-            spent[ALLOC.name] = int(self._allocs.hits() @ self._alloc_prices())
-        return spent
+        prices = {ALLOC.name: self._alloc_prices()}
+        wait = np.full(HIT_SLOTS, self._price_of_wait())
+        return {probe: int(hits @ prices.get(probe, wait)) for probe, hits in self.hits().items()}
 
     def _alloc_prices(self) -> npt.NDArray[np.float64]:
         prices = np.full(HIT_SLOTS, self._prices.emulated_ns)

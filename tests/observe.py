@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from subprocess import PIPE
 from typing import Any
@@ -21,6 +21,7 @@ from collector.events import Event
 from collector.park import PARK
 from collector.source import SourceInfo
 from examples.scenarios import TRUTH_LOG, scenarios
+from probes.wire import PAYLOAD, Kind
 from tests import interpreters, processes
 from tests.interpreters import Interpreter
 from tracer.session import SessionOptions, run_session
@@ -51,10 +52,14 @@ class Collecting:
         self.events: list[Event] = []
         self.reached_ns: list[int] = []
         self.counters: Counters | None = None
+        self.slowest_scan_ns = 0
         self._rows: list[npt.NDArray[Any]] = []
 
     def on_records(self, records: npt.NDArray[Any], dropped: dict[int, int], now_ns: int) -> None:
-        """Records are the detector's matter."""
+        """Keep the longest period between scans that was ever in force."""
+        scans = records[records["kind"] == Kind.SCAN].view(PAYLOAD[Kind.SCAN])
+        if len(scans):
+            self.slowest_scan_ns = max(self.slowest_scan_ns, int(scans["period_ns"].max()))
 
     def on_parks(self, parks: npt.NDArray[Any]) -> None:
         """Keep the rows."""
@@ -119,13 +124,12 @@ class Attached:
 
     def _run(self) -> None:
         try:
-            result = run_session(
+            run_session(
                 self._options,
                 [self.sink],
                 should_stop=self._stop.is_set,
                 on_attached=self._on_attached,
             )
-            self.info = result.info
         except BaseException as error:  # noqa: BLE001 - handed to the thread that waits
             self._error = error
         finally:
@@ -164,7 +168,7 @@ class Observation:
     rows: npt.NDArray[Any]
     counters: Counters | None
     status: int
-    notes: list[str] = field(default_factory=list)
+    slowest_scan_ns: int = 0
 
 
 def read_truth(file: Path) -> list[TrueWait]:
@@ -224,6 +228,7 @@ def observe(
         rows=session.sink.rows(),
         counters=session.sink.counters,
         status=status,
+        slowest_scan_ns=session.sink.slowest_scan_ns,
     )
 
 

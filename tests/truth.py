@@ -177,9 +177,11 @@ class _Comparison:
         self._o = observation
         self._report = Report(observation.scenario, observation.interpreter, observation.backend)
         self._explained: set[int] = set()
+        self._coarse = observation.backend == "proc"
         # A sampled begin is late by up to this much, so the park is shorter.
         self._start_error_ns = observation.info.start_error_ns
-        self._coarse = observation.backend == "proc"
+        if self._coarse:
+            self._start_error_ns += observation.slowest_scan_ns
 
     def run(self) -> Report:
         for wait in self._o.truth:

@@ -9,6 +9,7 @@ core allows; a process whose CPU clock stands still is not looked at at all.
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -44,7 +45,8 @@ CROSSING_SHARE = 0.1
 NEVER_NS = 1 << 62
 _CHILDREN_PERIOD_NS = 100_000_000
 _LATE_NS = 2_000_000
-"""The tracer itself waits for a CPU now and then; part of the stated accuracy."""
+"""What a pass itself may take; part of the stated accuracy."""
+_GAPS = 1000
 
 
 def available() -> str | None:
@@ -67,7 +69,7 @@ class ProcSource:
         self._budget = FileBudget.of_this_process()
         self._processes: dict[int, SampledProcess] = {}
         self._period_ns = SPACING_NS
-        self._slowest_ns = STILL_PERIOD_NS
+        self._gaps_ns: deque[int] = deque(maxlen=_GAPS)
         self._cost_ns = 0.0
         self._events: list[Event] = []
         self._records: list[npt.NDArray[Any]] = []
@@ -94,8 +96,9 @@ class ProcSource:
 
     @property
     def info(self) -> SourceInfo:
-        """What this backend is; the accuracy is that of the longest period so far."""
-        error_ns = self._slowest_ns + _LATE_NS
+        """What this backend is. The accuracy is that of the latest passes: it gets worse
+        with the number of threads that are busy."""
+        error_ns = max(STILL_PERIOD_NS, self._period_ns, self._usual_gap_ns()) + _LATE_NS
         files = sorted({process.wait_file.value for process in self._processes.values()})
         why = "samples /proc; no eBPF"
         if WaitFile.WCHAN.value in files:
@@ -169,13 +172,18 @@ class ProcSource:
             self._take_children(now_ns)
         if news or self._crossing_ns <= now_ns:
             self._tell_news(now_ns)
-        self._pass_ns, self._scanned = now_ns, True
+        before_ns, self._pass_ns, self._scanned = self._pass_ns, now_ns, True
         self._last_cost_ns = time.thread_time_ns() - began_ns
         if not first:  # which opens all files
+            self._gaps_ns.append(now_ns - before_ns)
             self._cost_ns += (self._last_cost_ns - self._cost_ns) / 8
         least_ns = SPACING_NS if active else STILL_PERIOD_NS
         self._period_ns = max(least_ns, int(self._cost_ns / SHARE))
-        self._slowest_ns = max(self._slowest_ns, self._period_ns)
+
+    def _usual_gap_ns(self) -> int:
+        """The 99th percentile of the time between passes; the machine may be busy."""
+        gaps = sorted(self._gaps_ns)
+        return gaps[len(gaps) * 99 // 100] if gaps else 0
 
     def _next_pass_ns(self) -> int:
         """At the next crossing, or after the period; never sooner than the cost allows."""

@@ -243,7 +243,7 @@ def cache(machine: Machine) -> Finding:
     """Where kernel offsets are kept between two starts."""
     path = machine.cache / "parkscope"
     nearest = next(p for p in (path, *path.parents) if p.exists())
-    if os.access(nearest, os.W_OK | os.X_OK):
+    if nearest.is_dir() and os.access(nearest, os.W_OK | os.X_OK):
         return Finding("cache", Status.OK, f"{path} can be written")
     return Finding(
         "cache", Status.WARN, f"{path} cannot be written: each start takes a little longer",

@@ -96,8 +96,10 @@ class ProcSource:
 
     @property
     def info(self) -> SourceInfo:
-        """What this backend is. The accuracy is that of the latest passes: it gets worse
-        with the number of threads that are busy."""
+        """What this backend is.
+
+        The accuracy is that of the latest passes; many busy threads make it worse.
+        """
         error_ns = max(STILL_PERIOD_NS, self._period_ns, self._usual_gap_ns()) + _LATE_NS
         files = sorted({process.wait_file.value for process in self._processes.values()})
         why = "samples /proc; no eBPF"

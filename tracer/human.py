@@ -110,6 +110,12 @@ def who(event: Event) -> str:
     return f"thread {event.pid}/{event.tid}"
 
 
+def reason(data: Mapping[str, Any]) -> str:
+    """Why this backend, from an ``attached`` event; without the backend's name again."""
+    why, backend = str(data.get("why") or ""), str(data.get("backend"))
+    return terminal(why.removeprefix(backend).lstrip(",; "))
+
+
 def waits_on(kind: str | None, data: Mapping[str, Any]) -> str:
     """``lock 0x7f…``, ``io recvfrom fd 7``, ``the GIL``: what a park is on."""
     if kind == "gil":
@@ -201,8 +207,8 @@ def _attached(event: Event) -> str:
     text = f"attached {target}by {_plain(data.get('backend'))}"
     if data.get("python"):
         text += f", CPython {_plain(data['python'])}"
-    if data.get("why"):
-        text += f" ({terminal(str(data['why']))})"
+    if because := reason(data):
+        text += f" ({because})"
     if data.get("refusal"):
         text += f"; no Python names: {terminal(str(data['refusal']))}"
     return text

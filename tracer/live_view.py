@@ -15,10 +15,11 @@ from collector.events import Event
 from collector.sinks.live import LiveSnapshot, LiveThread
 from tracer import totals, units
 from tracer.escape import terminal
-from tracer.human import Style, line, waits_on, where
+from tracer.human import Style, line, reason, waits_on, where
 
 SORTS = ("time", "name", "tid")
 _NEWS_LINES = 2
+_NEWS_NS = 15_000_000_000
 _NARROW = 64
 """Columns under which there is no room to say where in the program."""
 _NEWS_STYLE = Style(idle=True)
@@ -173,7 +174,8 @@ def _style(thread: LiveThread) -> str:
 
 
 def _news(snapshot: LiveSnapshot) -> list[Text]:
-    latest = list(snapshot.news)[-_NEWS_LINES:]
+    oldest_ns = snapshot.now_ns - _NEWS_NS
+    latest = [event for event in snapshot.news if event.ts_ns >= oldest_ns][-_NEWS_LINES:]
     return [Text(f"! {line(event, _NEWS_STYLE)}", style="yellow") for event in latest]
 
 
@@ -188,8 +190,8 @@ def _footer(snapshot: LiveSnapshot, state: ViewState) -> list[Text]:
     if snapshot.attached:
         data = snapshot.attached[0].data
         own.append(f" · {terminal(str(data.get('backend')), 20)}")
-        if data.get("why"):
-            own.append(f": {terminal(str(data['why']))}")
+        if because := reason(data):
+            own.append(f": {because}")
     if not state.keys:
         return [first, own]
     keys = Text(style="reverse")

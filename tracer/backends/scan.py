@@ -256,7 +256,8 @@ _KNOWN: np.dtype[Any] = np.dtype(
         ("gil", "?"),
     ]
 )
-"""What the filter keeps of a thread; ``key``: pid and tid. ``said``: its sleep since ``since_ns`` was told.
+"""What the filter keeps of a thread; ``key``: pid and tid. ``said``: its sleep since
+``since_ns`` was told.
 ``gil``: it was last told waiting for a GIL, at ``seen_ns`` and ``cpu_ns``."""
 
 

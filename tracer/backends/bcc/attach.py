@@ -5,28 +5,27 @@ from __future__ import annotations
 import os
 import struct
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from collector.events import Event
-from probes import PROBES
-from probes.spec import Hook, ProbeSpec
+from probes.spec import Hook
 from probes.wire import KIND_END
 from tracer.backends import Options
-from tracer.backends.bcc import syscalls
-from tracer.backends.bcc.btf import kernel_offsets
+from tracer.backends.bcc import btf, objects, syscalls
+from tracer.backends.bcc.addon import Addon
 from tracer.backends.bcc.load import Kernel, Loader
 from tracer.backends.bcc.ring import PAGE, Ring
 from tracer.backends.bcc.scanner import Scanner
+from tracer.backends.bcc.unit import make_unit
 from tracer.backends.scan import NEWS_AFTER_NS
 
 MAX_TARGETS = 4096
 MAX_WATCHES = 32768
-CORE = ("threads", "wakes", "lifecycle")
-"""The probes that every source has; the others come with addons."""
 
 _TRACED, _SAMPLED, _FOLLOW = 1, 2, 4  # enum ps_target_flag
 _WATCH_AFTER_NS, _CLOCK_OFFSET_NS, _MIN_PARK_NS, _FULL_SCAN = range(4)  # enum ps_setting
@@ -37,27 +36,39 @@ def probe_failed(probe: str, why: str) -> Event:
     return Event("probe_failed", time.monotonic_ns(), data={"probe": probe, "why": why})
 
 
-def begin_load(
-    loader: Loader,
-    extra: Sequence[ProbeSpec],
-    defines: Mapping[str, int],
-    maps: Sequence[str],
-    ring_pages: int,
-) -> None:
-    """Have the core probes and ``extra`` compiled, in ``PROBES`` order.
+def load(
+    addons: Sequence[Addon], ring_pages: int, cache_dir: Path, meanwhile: Callable[[], None]
+) -> Kernel:
+    """The core probes and those of ``addons``, loaded: from the cache, else compiled.
 
-    Raises BackendUnavailable when the kernel's structures are unknown.
+    ``meanwhile`` is called while the compiler works. Raises WrongBcc,
+    PermissionDenied, BackendUnavailable.
     """
-    wanted = {*CORE, *(spec.name for spec in extra)}
-    specs = [spec for spec in PROBES if spec.name in wanted]
-    specs += [spec for spec in extra if spec not in specs]
     sizes = {
         "PS_MAX_TARGETS": MAX_TARGETS,
         "PS_MAX_WATCHES": MAX_WATCHES,
         "PS_RING_PAGES": ring_pages,
     }
-    offsets = kernel_offsets(loader.cache_dir)
-    loader.send(specs, {**offsets, **sizes, **defines}, maps)
+    unit = make_unit(
+        (spec for addon in addons for spec in addon.specs),
+        sizes | {name: value for addon in addons for name, value in addon.defines().items()},
+        (name for addon in addons for name in addon.maps),
+    )
+    kept = objects.path_of(cache_dir, unit, btf.kernel_identity())
+    revived = objects.revive(kept, unit)
+    if revived is not None:
+        meanwhile()
+        return revived
+    loader = Loader(cache_dir)
+    try:
+        facts = btf.kernel_facts(cache_dir)
+        loader.send(unit, facts.offsets)
+        meanwhile()
+        kernel = loader.receive()
+    finally:
+        loader.close()
+    objects.store(kept, kernel, facts.iterator_type)
+    return kernel
 
 
 class Attachment:

@@ -11,7 +11,8 @@ import hashlib
 import json
 import os
 import struct
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 
@@ -41,11 +42,14 @@ FIELDS: Mapping[str, tuple[str, str]] = MappingProxyType(
 )
 """What the BPF programs are told by ``-D``: structure and path of the field."""
 
+ITERATOR = "bpf_iter_task"
+"""The kernel's function that the task iterator's programs attach to."""
+
 _MAGIC = 0xEB9F
 _HEADER = struct.Struct("<HBBIIIII")
 _TYPE = struct.Struct("<III")
 _MEMBER = struct.Struct("<III")
-_STRUCT, _UNION = 4, 5
+_STRUCT, _UNION, _FUNCTION = 4, 5, 12
 _TRANSPARENT = frozenset({8, 9, 10, 11, 18})  # typedef, volatile, const, restrict, type tag
 # Bytes after the 12 of struct btf_type, by kind: fixed, and for each of vlen items.
 _FIXED = {1: 4, 3: 12, 14: 4, 17: 4}
@@ -112,13 +116,25 @@ class Btf:
             total += bits // 8
         return total
 
+    def function(self, name: str) -> int:
+        """Type id of a function. Raises BadBtf when there is none of that name."""
+        name_at = self._name(name)
+        for type_id, position in enumerate(self._at[1:], 1):
+            found, info, _ = _TYPE.unpack_from(self._blob, position)
+            if found == name_at and info >> 24 & 0x1F == _FUNCTION:
+                return type_id
+        raise BadBtf(f"this kernel's BTF describes no function {name}")
+
     def _struct(self, name: str) -> int:
-        blob = self._blob
-        at = blob.find(b"\0" + name.encode() + b"\0", self._strings, self._strings_end)
-        type_id = self._structs.get(at + 1 - self._strings) if at >= 0 else None
+        type_id = self._structs.get(self._name(name))
         if type_id is None:
             raise BadBtf(f"this kernel's BTF describes no struct {name}")
         return type_id
+
+    def _name(self, name: str) -> int:
+        """Where a name stands in the string section; -1 when it does not."""
+        at = self._blob.find(b"\0" + name.encode() + b"\0", self._strings, self._strings_end)
+        return at + 1 - self._strings if at >= 0 else -1
 
     def _member(self, type_id: int, name: str, depth: int) -> tuple[int, int] | None:
         """Bit offset and type of a member, also one of an anonymous inner structure."""
@@ -162,30 +178,42 @@ class Btf:
         return self._blob[start:end].decode("ascii", "replace")
 
 
-def kernel_offsets(cache_dir: Path, btf: Path = VMLINUX, notes: Path = NOTES) -> dict[str, int]:
-    """``FIELDS``' offsets of the running kernel, from the cache when it has them.
+@dataclass(frozen=True, slots=True)
+class KernelFacts:
+    """``offsets`` of ``FIELDS``, and the BTF id of what task iterators attach to."""
 
-    Raises BadBtf; BackendUnavailable when the kernel offers no BTF.
-    """
+    offsets: Mapping[str, int]
+    iterator_type: int
+
+
+def kernel_identity(btf: Path = VMLINUX, notes: Path = NOTES) -> str:
+    """A name for the running kernel's build. Raises BackendUnavailable without BTF."""
     try:
         # The notes hold the build id; a kernel without one still has its name there.
         build = hashlib.sha256(notes.read_bytes()).hexdigest()[:16]
-        identity = f"{btf.stat().st_size:x}-{build}"
+        return f"{btf.stat().st_size:x}-{build}"
     except OSError as error:
         raise BackendUnavailable(
             f"the kernel offers no type information ({btf}: {error.strerror})",
             hint="It has to be built with CONFIG_DEBUG_INFO_BTF; '--backend proc' needs none.",
         ) from None
-    cached = cache_dir / f"offsets-{identity}.json"
-    offsets = _cached(cached)
-    if offsets is None:
-        offsets = read_offsets(btf, FIELDS.items())
-        _store(cached, offsets)
-    return offsets
 
 
-def read_offsets(btf: Path, fields: Iterable[tuple[str, tuple[str, str]]]) -> dict[str, int]:
-    """Offsets by name from the BTF file ``btf``. Raises BadBtf, BackendUnavailable."""
+def kernel_facts(cache_dir: Path) -> KernelFacts:
+    """Facts of the running kernel, from the cache when it has them.
+
+    Raises BadBtf; BackendUnavailable when the kernel offers no BTF.
+    """
+    cached = cache_dir / f"offsets-{kernel_identity()}.json"
+    facts = _cached(cached)
+    if facts is None:
+        facts = read_facts(VMLINUX)
+        _store(cached, facts)
+    return facts
+
+
+def read_facts(btf: Path) -> KernelFacts:
+    """Facts from the BTF file ``btf``. Raises BadBtf, BackendUnavailable."""
     try:
         with btf.open("rb") as file:
             blob = file.read(MAX_BTF_BYTES + 1)
@@ -194,27 +222,28 @@ def read_offsets(btf: Path, fields: Iterable[tuple[str, tuple[str, str]]]) -> di
     if len(blob) > MAX_BTF_BYTES:
         raise BadBtf(f"{btf} is larger than {MAX_BTF_BYTES >> 20} MiB")
     types = Btf(blob)
-    return {name: types.offset(*field) for name, field in fields}
+    offsets = {name: types.offset(*field) for name, field in FIELDS.items()}
+    return KernelFacts(offsets, types.function(ITERATOR))
 
 
-def _cached(path: Path) -> dict[str, int] | None:
+def _cached(path: Path) -> KernelFacts | None:
     try:
         content = json.loads(path.read_text())
     except (OSError, ValueError):
         return None
-    if not isinstance(content, dict) or content.keys() != FIELDS.keys():
+    if not isinstance(content, dict) or content.keys() != {*FIELDS, ITERATOR}:
         return None
-    if not all(isinstance(value, int) and 0 <= value < 1 << 20 for value in content.values()):
+    if not all(isinstance(value, int) and 0 <= value < 1 << 30 for value in content.values()):
         return None
-    return content
+    return KernelFacts({name: content[name] for name in FIELDS}, content[ITERATOR])
 
 
-def _store(path: Path, offsets: Mapping[str, int]) -> None:
+def _store(path: Path, facts: KernelFacts) -> None:
     """Write the cache file; a cache that cannot be written is done without."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         with os.fdopen(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "w") as out:
-            json.dump(dict(offsets), out)
+            json.dump({**facts.offsets, ITERATOR: facts.iterator_type}, out)
         temporary.replace(path)
     except OSError:
         temporary.unlink(missing_ok=True)

@@ -11,49 +11,38 @@ import struct
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import probes
 from probes.errors import BackendUnavailable, InternalError, PermissionDenied, WrongBcc
-from probes.spec import Hook, ProbeSpec, Program
+from probes.spec import ProbeSpec
+from tracer.backends.bcc.unit import HEADERS, PROBES_DIR, Unit
 
-PROBES_DIR = Path(probes.__file__).parent
 LOADER = Path(__file__).with_name("loader.py")
 DISTRIBUTION_PYTHON = "/usr/bin/python3"
 TIMEOUT_S = 60.0
 _MAX_FDS = 253  # SCM_MAX_FD
 _LENGTH = struct.Struct("<I")
-_MAX_ANSWER = 1 << 20
-
-_PROGRAM_TYPE: Mapping[Hook, str] = {
-    Hook.TASK_ITERATOR: "TRACING",
-    Hook.RAW_TRACEPOINT: "RAW_TRACEPOINT",
-    Hook.UPROBE: "KPROBE",
-    Hook.URETPROBE: "KPROBE",
-}
-_TRACE_UPROBE_MULTI, _UNSPECIFIED = 48, -1  # enum bpf_attach_type; bcc's "none"
-
-MAPS = ("ps_targets", "ps_settings", "ps_ring", "ps_emitted", "ps_dropped", "ps_watch")
-"""The maps of ``common.bpf.h``; probes add their own."""
-
+_MAX_ANSWER = 8 << 20
 
 @dataclass(slots=True)
 class Kernel:
     """Loaded probes; programs and maps: file descriptors by name, closed by ``close``.
 
     ``refused`` has the programs that the kernel did not take, with its reason.
+    ``bytecode``: instructions by program (base64), with the index into ``maps`` where
+    a descriptor has to stand; empty when they were not compiled just now.
     """
 
     specs: tuple[ProbeSpec, ...]
     programs: dict[str, int]
     maps: dict[str, int]
-    defines: Mapping[str, int]
     refused: dict[str, str] = field(default_factory=dict)
+    bytecode: Mapping[str, str] = field(default_factory=dict)
 
     def close(self) -> None:
         """Give all descriptors back; links that were made with them stay. Twice is fine."""
@@ -61,26 +50,6 @@ class Kernel:
             os.close(fd)
         self.programs.clear()
         self.maps.clear()
-
-
-def unit_text(specs: Sequence[ProbeSpec]) -> str:
-    """The one text that bcc compiles: the common part, then each probe's source."""
-    files = [PROBES_DIR / "common.bpf.h"]
-    files += [PROBES_DIR / spec.name / spec.source for spec in specs]
-    return "".join(
-        f'#line 1 "{path.relative_to(PROBES_DIR.parent)}"\n{path.read_text()}\n' for path in files
-    )
-
-
-def _wanted(program: Program, multi: bool) -> tuple[str, str, int, bool]:
-    """A program as the loader is told: name, type, attach type, whether it may fail.
-
-    The kernel ties a program to one way of attaching when it is loaded.
-    """
-    uprobe = program.hook in (Hook.UPROBE, Hook.URETPROBE)
-    attach_type = _TRACE_UPROBE_MULTI if uprobe and multi else _UNSPECIFIED
-    optional = program.hook is not Hook.TASK_ITERATOR
-    return program.function, _PROGRAM_TYPE[program.hook], attach_type, optional
 
 
 class Loader:
@@ -93,8 +62,7 @@ class Loader:
         if not os.path.exists(python):
             python = sys.executable
         self.cache_dir = cache_dir
-        self._specs: tuple[ProbeSpec, ...] = ()
-        self._defines: dict[str, int] = {}
+        self._unit: Unit | None = None
         self._failure_log = cache_dir / "last-load-failure.log"
         self._log = tempfile.TemporaryFile(dir=cache_dir)  # noqa: SIM115 closed by close
         ours, theirs = socket.socketpair()
@@ -113,27 +81,23 @@ class Loader:
                 self.close()
                 raise BackendUnavailable(f"{python} cannot be run: {error.strerror}") from None
 
-    def send(
-        self, specs: Sequence[ProbeSpec], defines: Mapping[str, int], maps: Sequence[str] = ()
-    ) -> None:
-        """Have ``specs`` compiled with ``-D`` of ``defines`` and loaded; ``receive`` follows.
+    def send(self, unit: Unit, offsets: Mapping[str, int]) -> None:
+        """Have ``unit`` compiled with these offsets too, and loaded; ``receive`` follows.
 
-        ``maps``: more maps to take over than ``MAPS``. ``PS_UPROBE_MULTI`` among the
-        defines says that uprobe programs are for ``uprobe_multi`` links. A child that
-        has died already is reported by ``receive``.
+        A child that has died already is reported by ``receive``.
         """
-        self._specs, self._defines = tuple(specs), dict(defines)
-        multi = bool(defines.get("PS_UPROBE_MULTI", 1))
+        self._unit = unit
+        defines = {**unit.defines, **offsets}
         request = {
-            "headers": str(PROBES_DIR / "include"),
-            "text": unit_text(specs),
+            "headers": str(HEADERS),
+            "text": unit.text(),
             "cflags": [
                 f"-I{PROBES_DIR}",
                 "-Wno-everything",
                 *(f"-D{name}={value}" for name, value in sorted(defines.items())),
             ],
-            "programs": [_wanted(program, multi) for spec in specs for program in spec.programs],
-            "maps": [*MAPS, *maps],
+            "programs": [astuple(program) for program in unit.programs],
+            "maps": unit.maps,
         }
         data = json.dumps(request).encode()
         with suppress(OSError):
@@ -141,6 +105,8 @@ class Loader:
 
     def receive(self) -> Kernel:
         """Wait for the programs. Raises WrongBcc, PermissionDenied, BackendUnavailable."""
+        if self._unit is None:
+            raise ValueError("nothing was sent")
         try:
             manifest, fds = self._answer()
         except (OSError, EOFError, ValueError) as error:
@@ -150,11 +116,11 @@ class Loader:
         if "error" in manifest:
             raise self._error(manifest["error"], manifest["text"])
         return Kernel(
-            self._specs,
+            self._unit.specs,
             programs={name: fds[at] for name, at, _ in manifest["programs"] if at is not None},
             maps={name: fds[at] for name, at in manifest["maps"]},
-            defines=self._defines,
             refused={name: why for name, at, why in manifest["programs"] if at is None},
+            bytecode=manifest["bytecode"],
         )
 
     def _answer(self) -> tuple[dict[str, Any], list[int]]:

@@ -14,6 +14,7 @@ and as many bytes of JSON; the descriptors come with the answer's first byte.
 from __future__ import annotations
 
 import array
+import base64
 import importlib.util
 import json
 import os
@@ -27,6 +28,8 @@ PLACES = ("/usr/lib/python3/dist-packages/bcc/__init__.py",)
 
 _LENGTH = struct.Struct("<I")
 _PROGRAM_TYPES = ("KPROBE", "RAW_TRACEPOINT", "TRACING")
+_INSTRUCTION = struct.Struct("<BBhi")  # opcode, registers, offset, immediate value
+_LOAD_DOUBLE_WORD, _PSEUDO_MAP_FD = 0x18, 1
 
 
 class LoadError(Exception):
@@ -65,7 +68,8 @@ def load(bcc: Any, request: dict[str, Any]) -> tuple[dict[str, Any], list[int]]:
     """Compile and load what ``request`` says: manifest, and the descriptors in its order.
 
     Programs are [name, type, attach type, optional]; a program that is optional
-    and refused stands in the manifest with the reason. Raises LoadError.
+    and refused stands in the manifest with the reason. ``bytecode`` is what was
+    loaded, for the cache. Raises LoadError.
     """
     os.environ["BCC_KERNEL_SOURCE"] = request["headers"]
     try:
@@ -93,7 +97,24 @@ def load(bcc: Any, request: dict[str, Any]) -> tuple[dict[str, Any], list[int]]:
             raise LoadError("internal", f"no map {name}")
         maps.append([name, len(fds)])
         fds.append(fd)
-    return {"programs": programs, "maps": maps}, fds
+    names = [name for name, at, _ in programs if at is not None]
+    indexes = {fds[at]: index for index, (_, at) in enumerate(maps)}
+    code = {name: _portable(unit.dump_func(name.encode()), indexes) for name in names}
+    if not all(code.values()):
+        code = {}
+    return {"programs": programs, "maps": maps, "bytecode": code}, fds
+
+
+def _portable(code: bytes, indexes: dict[int, int]) -> str | None:
+    """Instructions (base64) with map descriptors turned into indexes; None if one is unknown."""
+    out = bytearray(code)
+    for at in range(0, len(out), _INSTRUCTION.size):
+        opcode, registers, offset, value = _INSTRUCTION.unpack_from(out, at)
+        if opcode == _LOAD_DOUBLE_WORD and registers >> 4 == _PSEUDO_MAP_FD:
+            if value not in indexes:
+                return None
+            _INSTRUCTION.pack_into(out, at, opcode, registers, offset, indexes[value])
+    return base64.b64encode(out).decode()
 
 
 def _receive(connection: socket.socket, size: int) -> bytes:

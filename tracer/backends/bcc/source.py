@@ -17,12 +17,12 @@ from probes.wire import KIND_END, PAYLOAD, RECORD, Flag, Kind, RunState, make
 from tracer.backends import Options, TargetPlan
 from tracer.backends.bcc import syscalls
 from tracer.backends.bcc.addon import ADDONS, Addon, AddonFactory, Harvest
-from tracer.backends.bcc.attach import CORE, Attachment, begin_load, probe_failed
+from tracer.backends.bcc.attach import Attachment, load, probe_failed
 from tracer.backends.bcc.cache import cache_directory
 from tracer.backends.bcc.clock import SchedulerClock, Sleepers, calibrate
-from tracer.backends.bcc.load import Loader
 from tracer.backends.bcc.ring import Ring
 from tracer.backends.bcc.samples import GilRanges, OpenWaits
+from tracer.backends.bcc.unit import CORE
 from tracer.backends.scan import NEWS_AFTER_NS, DeltaFilter, ScanScheduler, has_flag, is_blocked
 from tracer.procfs import process_state
 from tracer.target import alive
@@ -85,20 +85,12 @@ class BccSource:
     # -- attaching ----------------------------------------------------------------
 
     def _load(self, targets: Sequence[TargetPlan], ring_pages: int) -> None:
-        loader = Loader(cache_directory(self._options.cache_dir))
-        try:
-            begin_load(
-                loader,
-                [spec for addon in self._addons for spec in addon.specs],
-                {name: value for addon in self._addons for name, value in addon.defines().items()},
-                [name for addon in self._addons for name in addon.maps],
-                ring_pages,
-            )
+        def plan() -> None:
             for addon in list(self._addons):
                 self._ask(addon, partial(addon.plan, targets))
-            kernel = loader.receive()
-        finally:
-            loader.close()
+
+        cache = cache_directory(self._options.cache_dir)
+        kernel = load(self._addons, ring_pages, cache, plan)
         self._attachment = Attachment(kernel, self._options, ring_pages)
         for addon in list(self._addons):
             self._ask(addon, partial(addon.prepare, kernel))

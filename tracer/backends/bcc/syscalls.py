@@ -21,6 +21,7 @@ from probes.errors import BackendUnavailable, ParkscopeError, PermissionDenied
 
 _SYS_BPF = 321
 _MAP_CREATE, _MAP_LOOKUP, _MAP_UPDATE, _MAP_DELETE = 0, 1, 2, 3
+_PROG_LOAD, _OBJ_GET_INFO_BY_FD = 5, 15
 _RAW_TRACEPOINT_OPEN, _MAP_LOOKUP_BATCH, _MAP_LOOKUP_AND_DELETE_BATCH = 17, 24, 25
 _LINK_CREATE, _ITER_CREATE = 28, 33
 _MAP_TYPE_ARRAY = 2
@@ -60,6 +61,39 @@ def refusal(error: OSError, what: str) -> ParkscopeError:
 def probe_rights() -> None:
     """Try whether eBPF may be used at all. Raises OSError."""
     os.close(_bpf(_MAP_CREATE, struct.pack("<IIIII", _MAP_TYPE_ARRAY, 4, 8, 1, 0)))
+
+
+def map_create(name: str, kind: int, key: int, value: int, entries: int, flags: int) -> int:
+    """A map: type, sizes of key and value in bytes, elements, flags. Raises OSError."""
+    attributes = struct.pack("<IIIIIII", kind, key, value, entries, flags, 0, 0)
+    return _bpf(_MAP_CREATE, attributes + _object_name(name))
+
+
+def map_shape(fd: int) -> tuple[int, int, int, int, int]:
+    """What ``map_create`` has to be told to make such a map again. Raises OSError."""
+    info = ctypes.create_string_buffer(80)  # the head of struct bpf_map_info
+    attributes = struct.pack("<IIQ", fd, len(info), ctypes.addressof(info))
+    _bpf(_OBJ_GET_INFO_BY_FD, attributes, (info,))
+    kind, _, key, value, entries, flags = struct.unpack_from("<6I", info)
+    return kind, key, value, entries, flags
+
+
+def load_program(name: str, kind: int, code: bytes, attach_type: int, attach_to: int) -> int:
+    """A program from its instructions; ``attach_to`` is a BTF id or 0. Raises OSError."""
+    body = ctypes.create_string_buffer(code, len(code))
+    terms = ctypes.create_string_buffer(b"GPL")
+    attributes = struct.pack(
+        "<IIQQIIQII16sII", kind, len(code) // 8, ctypes.addressof(body), ctypes.addressof(terms),
+        0, 0, 0, 0, 0, _object_name(name), 0, attach_type,
+    )
+    # prog_btf_fd … line_info_cnt: no debug information; then attach_btf_id, attach_prog_fd
+    attributes += struct.pack("<IIQIIQIII", 0, 0, 0, 0, 0, 0, 0, attach_to, 0)
+    return _bpf(_PROG_LOAD, attributes, (body, terms))
+
+
+def _object_name(name: str) -> bytes:
+    """At most 15 characters and a zero (BPF_OBJ_NAME_LEN)."""
+    return name.encode()[:15].ljust(16, b"\0")
 
 
 def open_raw_tracepoint(program: int, name: str) -> int:

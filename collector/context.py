@@ -30,13 +30,15 @@ class ThreadContext:
     (a native library's pool), None where that could not be found out.
     ``frames`` are the innermost first, possibly not all of them; None where they
     could not be read (empty: read, and there are none). ``torn`` marks a stack
-    that kept changing while it was read.
+    that kept changing while it was read. ``read_ns`` is the source's time by which
+    it had been read, 0 where that is unknown.
     """
 
     thread_name: str | None = None
     python: bool | None = None
     frames: tuple[Frame, ...] | None = None
     torn: bool = False
+    read_ns: int = 0
 
 
 UNKNOWN = ThreadContext()

@@ -19,6 +19,7 @@ from collector.park import Park
 from collector.parks import Findings, ParkDetector
 from collector.sinks import Sink
 from collector.source import RecordSource
+from probes.wire import Flag
 
 HEALTH_PERIOD_NS = 1_000_000_000
 _IDLE_POLL_NS = 250_000_000
@@ -118,14 +119,14 @@ class Pipeline:
 
     def _step(self) -> None:
         found, sights = self._take_batch(self._poll_timeout_ns())
-        if sights:
-            # The stacks have been read; only a park that is still open after
-            # whatever happened meanwhile held still for that.
+        while sights:
+            # The stacks have been read; only a park that outlasted that, as is known
+            # after whatever happened meanwhile, held still for it.
             later, more = self._take_batch(0)
-            self._say_long([*sights, *more])
-            self._say_ended([*found.ended, *later.ended])
-        else:
+            self._say_long(sights)
             self._say_ended(found.ended)
+            found, sights = later, more
+        self._say_ended(found.ended)
         self._emit(self._accountant.losses(self._now_ns))
         if self._now_ns >= self._health_due_ns:
             self._health()
@@ -182,7 +183,7 @@ class Pipeline:
     def _say_long(self, sights: Sequence[Sight]) -> None:
         events = []
         for sight in sights:
-            outlasted = self._detector.is_open(sight.park)
+            outlasted = self._detector.is_open(sight.park) or _ended_later(sight)
             events.append(self._attributor.long_event(sight, self._now_ns, outlasted))
             self.counters.long_parks[sight.park.kind] += 1
             self.counters.idle_parks += int(bool(sight.park.idle))
@@ -216,3 +217,9 @@ class Pipeline:
         self._health()
         totals = self.counters.to_dict()
         self._emit([Event("detached", self._now_ns, data={"why": self._why, "totals": totals})])
+
+
+def _ended_later(sight: Sight) -> bool:
+    """Whether the park is over by now but its stack had been read before its end."""
+    coarse = bool(sight.park.flags & Flag.COARSE)
+    return not coarse and 0 < sight.context.read_ns < sight.park.end_ns

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable
 
 from collector.context import UNKNOWN, ThreadContext
@@ -77,7 +78,9 @@ class TargetContext:
         if found is None:
             return ThreadContext(thread_name=name, python=True)
         frames, torn = found
-        return ThreadContext(thread_name=name, python=True, frames=frames, torn=torn)
+        return ThreadContext(
+            thread_name=name, python=True, frames=frames, torn=torn, read_ns=time.monotonic_ns()
+        )
 
     def _native(self, reader: PythonReader, tid: int) -> ThreadContext:
         """A thread that Python does not know, provided that it lives and Python runs."""

@@ -163,6 +163,27 @@ def test_a_stack_read_too_late_is_not_said() -> None:
     assert [e.duration_ns for e in sink.named("park_end")] == [201 * MS]
 
 
+@pytest.mark.parametrize(("read_ms", "known"), [(320, True), (340, False)])
+def test_a_stack_read_before_the_end_is_said_though_the_park_is_over(
+    read_ms: int, known: bool
+) -> None:
+    class Stamped(Names):
+        def describe(self, pid: int, tid: int, since_ns: int, /) -> ThreadContext:
+            return ThreadContext("worker-1", True, FRAMES, read_ns=read_ms * MS)
+
+    sink, _, _ = run(
+        [
+            Batch(now_ns=150 * MS, raw=blocked(150, 100)),
+            Batch(now_ns=310 * MS),
+            Batch(now_ns=345 * MS, raw=wake(330)),
+            Batch(now_ns=400 * MS, done=True),
+        ],
+        context=Stamped(),
+    )
+    (long,) = sink.named("park_long")
+    assert (long.data["stack"] is not None) is known
+
+
 def test_an_idle_park_carries_the_flag_and_the_reason() -> None:
     sink, pipeline, _ = run(
         [Batch(90 * MS, blocked(90, 10)), Batch(250 * MS), Batch(251 * MS, done=True)],

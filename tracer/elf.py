@@ -118,10 +118,10 @@ class Elf:
 
     def _read_header(self) -> None:
         head = self._pread(0, 20)
-        if head[:4] != b"\x7fELF":
+        if head[:4] != b"\x7fELF" or head[4] not in (1, 2) or head[5] not in (1, 2):
             raise BadElf(f"{self.path}: not an ELF file")
         number = int.from_bytes(head[18:20], "little" if head[5] == 1 else "big")
-        self.bits = {1: 32, 2: 64}.get(head[4], 0)
+        self.bits = 32 * head[4]
         self.machine = _MACHINES.get(number, f"machine-{number}")
         if self.machine == "x86_64" and self.bits == 32:
             self.machine = "x32"

@@ -63,7 +63,7 @@ class PythonReader:
         self._readers = self._make(layout)
         self._own_ids = not procfs.same_pid_namespace(target.pid)
         self._translated: dict[int, int] = {}
-        self._threads: dict[int, ThreadState] = {}
+        self._threads: dict[int, list[ThreadState]] = {}
         self._checked = False
 
     def _make(self, layout: Layout) -> _Readers:
@@ -96,7 +96,7 @@ class PythonReader:
         except MemoryReadError as error:
             raise self._explained(error) from None
         self._threads = self._by_tid(states)
-        return dict(self._threads)
+        return {tid: found[0] for tid, found in self._threads.items()}
 
     def _explained(self, error: MemoryReadError) -> TargetError:
         """What a failed reading of the lists means."""
@@ -121,15 +121,15 @@ class PythonReader:
         if not any(self._readers.objects.lookup(modules, ("sys", "builtins"))):
             raise ImplausibleMemory("it has no module table")
 
-    def _by_tid(self, states: Iterable[ThreadState]) -> dict[int, ThreadState]:
-        """Keyed by the TID that this process (and the kernel's tracer) uses.
+    def _by_tid(self, states: Iterable[ThreadState]) -> dict[int, list[ThreadState]]:
+        """Keyed by the TID that this process (and the kernel's tracer) uses, newest first.
 
-        The list is newest first: where a finished thread's state still stands, with
-        a TID that a new thread got meanwhile, the newest is the one that counts.
+        A thread has several states while it runs code in a sub-interpreter: the
+        newest is the one that runs, the oldest the one that it began with.
         """
-        found: dict[int, ThreadState] = {}
+        found: dict[int, list[ThreadState]] = {}
         for state in states:
-            found.setdefault(state.native_id, state)
+            found.setdefault(state.native_id, []).append(state)
         if not self._own_ids:
             return found
         if not found.keys() <= self._translated.keys():
@@ -142,30 +142,36 @@ class PythonReader:
     def thread(self, tid: int) -> ThreadState | None:
         """One thread by native id, None when no interpreter knows it. Cheap when known before."""
         known = self._threads.get(tid)
-        if known is not None and self._readers.runtime.still(known):
-            return known
+        if known is not None and self._readers.runtime.still(known[0]):
+            return known[0]
         return self.threads().get(tid)
 
     def names(self) -> dict[int, str]:
         """``threading`` names of all threads that have one, by native thread id."""
-        threads = self.threads()
-        by_ident = self._readers.names.all_names(threads.values())
+        self.threads()
+        states = [state for found in self._threads.values() for state in found]
+        by_ident = self._readers.names.all_names(states)
         named = {}
-        for tid, state in threads.items():
-            name = by_ident.get((state.interpreter, state.ident))
-            if name is None and tid == self.target.pid:
-                name = MAIN_THREAD
+        for tid, found in self._threads.items():
+            names = [by_ident.get((state.interpreter, state.ident)) for state in reversed(found)]
+            name = next((name for name in names if name is not None), self._default_name(tid))
             if name is not None:
                 named[tid] = name
         return named
 
     def name(self, tid: int) -> str | None:
         """One thread's name, None when it has none (a thread of C code) or is unknown."""
-        state = self.thread(tid)
-        if state is None:
+        if self.thread(tid) is None:
             return None
-        name = self._readers.names.name(state)
-        return MAIN_THREAD if name is None and tid == self.target.pid else name
+        for state in reversed(self._threads[tid]):
+            name = self._readers.names.name(state)
+            if name is not None:
+                return name
+        return self._default_name(tid)
+
+    def _default_name(self, tid: int) -> str | None:
+        """The main thread's name as long as ``threading`` is not imported."""
+        return MAIN_THREAD if tid == self.target.pid else None
 
     def stack(self, tid: int, limit: int) -> tuple[tuple[Frame, ...], bool] | None:
         """Up to ``limit`` frames, innermost first, and whether they are torn.

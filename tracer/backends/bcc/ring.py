@@ -20,7 +20,9 @@ PAGE = mmap.PAGESIZE
 STRIDE = RECORD_SIZE + 8
 BUSY, DISCARDED = np.uint32(1 << 31), np.uint32(1 << 30)
 
-_SLOT = np.dtype([("length", "<u4"), ("page", "<u4"), ("record", RECORD)])
+# The record without its fields: numpy copies it as 64 bytes, not field by field (15 times
+# as slow).
+_SLOT = np.dtype([("length", "<u4"), ("page", "<u4"), ("record", f"V{RECORD_SIZE}")])
 
 
 class Ring:
@@ -69,9 +71,9 @@ class Ring:
             count = int(busy[0])
             slots, length = slots[:count], length[:count]
         discarded = (length & DISCARDED) != 0
-        records: npt.NDArray[Any]
-        records = slots["record"][~discarded] if discarded.any() else slots["record"].copy()
+        copy = slots["record"][~discarded] if discarded.any() else slots["record"].copy()
         self._consumer[0] = start + count * STRIDE
+        records: npt.NDArray[Any] = copy.view(RECORD)
         return records
 
     def close(self) -> None:

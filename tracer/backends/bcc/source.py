@@ -13,7 +13,7 @@ import numpy.typing as npt
 from collector.events import Event
 from collector.source import Batch, SourceInfo
 from probes.errors import ParkscopeError, TargetGone
-from probes.wire import KIND_END, PAYLOAD, RECORD, Flag, Kind, RunState, make
+from probes.wire import KIND_END, PAYLOAD, RECORD, RECORD_SIZE, Flag, Kind, RunState, make
 from tracer.backends import Options, TargetPlan
 from tracer.backends.bcc import syscalls
 from tracer.backends.bcc.addon import ADDONS, Addon, AddonFactory, Harvest
@@ -191,7 +191,7 @@ class BccSource:
         events, self._events = self._events, []
         if not records:
             return Batch(now_ns, b"", dropped, tuple(events), done)
-        raw = records[0] if len(records) == 1 else np.concatenate(records)
+        raw = records[0] if len(records) == 1 else _joined(records)
         return Batch(max(now_ns, int(raw["ts_ns"].max())), raw, dropped, tuple(events), done)
 
     def _count_losses(self, now_ns: int) -> None:
@@ -368,6 +368,11 @@ class BccSource:
         if self._attachment is not None:
             self._attachment.close()
             self._attachment = None
+
+
+def _joined(pieces: Sequence[npt.NDArray[Any]]) -> npt.NDArray[Any]:
+    """One array of ``RECORD``, copied as bytes: numpy copies a record field by field."""
+    return np.concatenate([piece.view(f"V{RECORD_SIZE}") for piece in pieces]).view(RECORD)
 
 
 _PROCESS_KINDS = (Kind.PROC_FORK, Kind.PROC_EXEC, Kind.PROC_EXIT)

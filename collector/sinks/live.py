@@ -24,16 +24,8 @@ PUBLISH_NS = 100_000_000
 """A new snapshot at most ten times a second of the source's clock."""
 
 RECENT_EVENTS = 50
-_FOLDED = (
-    Kind.THREAD_STATE,
-    Kind.WAIT_OPEN,
-    Kind.WAIT,
-    Kind.WAKE,
-    Kind.THREAD_START,
-    Kind.THREAD_EXIT,
-    Kind.PROC_EXEC,
-    Kind.PROC_EXIT,
-)
+_LIVES = (Kind.THREAD_START, Kind.THREAD_EXIT, Kind.PROC_EXEC, Kind.PROC_EXIT)
+_FOLDED = (Kind.THREAD_STATE, Kind.WAIT_OPEN, Kind.WAIT, Kind.WAKE, *_LIVES)
 _NEWS = frozenset({"data_loss", "governor", "probe_failed", "process_fork", "process_exec"})
 _BLOCKED = (RunState.SLEEPING, RunState.DISK_SLEEP)
 
@@ -104,8 +96,7 @@ class LiveSink:
     def on_records(self, records: npt.NDArray[Any], dropped: dict[int, int], now_ns: int) -> None:
         """Fold the records that tell of a thread's state, by time."""
         self._now_ns = max(self._now_ns, now_ns)
-        told = records[np.isin(records["kind"], _FOLDED)]
-        for record in told[np.argsort(told["ts_ns"], kind="stable")]:
+        for record in _telling(records):
             kind = Kind(int(record["kind"]))
             self._fold(kind, record.view(PAYLOAD[kind]))
         if self._published_ns is None or now_ns - self._published_ns >= PUBLISH_NS:
@@ -134,7 +125,7 @@ class LiveSink:
         """Keep the totals."""
         self._now_ns = max(self._now_ns, now_ns)
         self._totals = counters.to_dict()
-        self._names = {key: name for key, name in self._names.items() if name is not None}
+        self._ask_names()
         self._publish()
 
     def close(self) -> None:
@@ -172,6 +163,7 @@ class LiveSink:
             *key,
             since_ns=since_ns,
             kind=kind,
+            thread_name=self._name(key),
             data={
                 "syscall": syscall_name(syscall),
                 "fd": fd_of(syscall, arg0),
@@ -183,13 +175,17 @@ class LiveSink:
         kind = CLASS_KIND[WaitClass(int(r["wait_class"]))]
         resource = {"type": kind, "name": None, "address": f"{int(r['address']):#x}"}
         self._threads[key] = LiveThread(
-            *key, since_ns=int(r["start_ns"]), kind=kind, data={"resource": resource}
+            *key,
+            since_ns=int(r["start_ns"]),
+            kind=kind,
+            thread_name=self._name(key),
+            data={"resource": resource},
         )
 
     def _running(self, key: Key, since_ns: int) -> None:
         before = self._threads.get(key)
         if before is None or before.kind is not None:
-            self._threads[key] = LiveThread(*key, since_ns=since_ns)
+            self._threads[key] = LiveThread(*key, since_ns=since_ns, thread_name=self._name(key))
 
     def _forget(self, key: Key) -> None:
         for table in (self._threads, self._long, self._names):
@@ -205,6 +201,7 @@ class LiveSink:
             *key,
             since_ns=event.start_ns or 0,
             kind=event.kind,
+            thread_name=self._name(key),
             idle=event.idle,
             long=True,
             data=event.data,
@@ -226,16 +223,32 @@ class LiveSink:
             self._names[key] = self._name_of(*key)
         return self._names[key]
 
+    def _ask_names(self) -> None:
+        """Ask again for the names that nobody knew."""
+        self._names = {key: name for key, name in self._names.items() if name is not None}
+        for table in (self._threads, self._long):
+            for key, thread in table.items():
+                if thread.thread_name is None and self._name(key) is not None:
+                    table[key] = replace(thread, thread_name=self._name(key))
+
     def _publish(self) -> None:
         self._published_ns = self._now_ns
         self._snapshot = LiveSnapshot(
             now_ns=self._now_ns,
-            threads=tuple(
-                replace(thread, thread_name=self._name(key))
-                for key, thread in {**self._threads, **self._long}.items()
-            ),
+            threads=tuple({**self._threads, **self._long}.values()),
             attached=tuple(self._attached),
             news=tuple(self._news),
             totals=self._totals,
             ended=self._ended,
         )
+
+
+def _telling(records: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """By time, of each thread the last record that tells its state, and all of lives."""
+    told = records[np.isin(records["kind"], _FOLDED)]
+    told = told[np.argsort(told["ts_ns"], kind="stable")]
+    keys = told["pid"].astype(np.uint64) << np.uint64(32) | told["tid"]
+    _, from_the_end = np.unique(keys[::-1], return_index=True)
+    kept: npt.NDArray[np.bool_] = np.isin(told["kind"], _LIVES)
+    kept[len(told) - 1 - from_the_end] = True
+    return told[kept]

@@ -206,3 +206,16 @@ def test_a_picture_is_made_ten_times_a_second_and_does_not_change(feed: Feed) ->
     assert feed.sink.snapshot.totals["scans"] == 3
     assert len(feed.sink.snapshot.threads) == 2
     assert len(before.threads) == 1
+
+
+def test_of_many_records_of_a_thread_the_last_one_counts(feed: Feed) -> None:
+    waits = [
+        make(Kind.WAIT, ts_ns=n, pid=PID, tid=TID, start_ns=n - 1, wait_class=WaitClass.LOCK)
+        for n in range(1, 2001)
+    ]
+    shown = feed.records(*waits, state(3000, 2500))
+    assert shown is not None
+    assert (shown.kind, shown.since_ns) == ("lock", 2500)
+    shown = feed.records(state(4000, 3500), make(Kind.WAIT, ts_ns=5000, pid=PID, tid=TID))
+    assert shown is not None
+    assert (shown.kind, shown.since_ns) == (None, 5000)

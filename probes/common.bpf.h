@@ -51,6 +51,11 @@ static __always_inline bool ps_traced(u32 tgid)
     return ps_target_flags(tgid) & PS_TARGET_TRACED;
 }
 
+/* The helper under a name of our own: at each call by its own name bcc looks through
+ * all kernel symbols for it, a tenth of a second every time. */
+static long (*ps_read_user)(void *to, u32 size, const void *from) =
+    (void *)BPF_FUNC_probe_read_user;
+
 /* A field of a kernel structure at a PS_OFF_* offset; 0 when it cannot be read. */
 #define PS_FIELD(type, base, offset)                                             \
     ({                                                                           \

@@ -63,7 +63,7 @@ int ps_refill(struct pt_regs *ctx)
 static __always_inline int ps_within_libc(struct ps_libc_code *code, u64 sp)
 {
     u64 caller = 0;
-    if (bpf_probe_read_user(&caller, sizeof caller, (void *)sp))
+    if (ps_read_user(&caller, sizeof caller, (void *)sp))
         return 0;
     return (code->calloc_start <= caller && caller < code->calloc_end) ||
            (code->realloc_start <= caller && caller < code->realloc_end);

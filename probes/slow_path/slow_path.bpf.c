@@ -141,7 +141,7 @@ static __always_inline int ps_is_gil(u32 pid, u64 condition, u64 sp)
         return 1;
     struct ps_code_range *code = ps_take_gil.lookup(&pid);
     u64 caller = 0;
-    if (!code || bpf_probe_read_user(&caller, sizeof caller, (void *)sp))
+    if (!code || ps_read_user(&caller, sizeof caller, (void *)sp))
         return 0;
     return code->start <= caller && caller < code->end;
 }
@@ -155,9 +155,9 @@ static __always_inline u64 ps_lock_of(u64 semaphore, u64 sp)
 
     if (semaphore < sp || semaphore > sp + PS_STACK_REACH)
         return semaphore;
-    if (bpf_probe_read_user(links, sizeof links, (void *)node) ||
-        bpf_probe_read_user(&back, sizeof back, (void *)links[1]) || back != node ||
-        bpf_probe_read_user(&address, sizeof address,
+    if (ps_read_user(links, sizeof links, (void *)node) ||
+        ps_read_user(&back, sizeof back, (void *)links[1]) || back != node ||
+        ps_read_user(&address, sizeof address,
                             (void *)(semaphore - PS_PARK_ADDRESS_BEFORE)))
         return semaphore;
     return address;
@@ -209,7 +209,7 @@ int ps_wait_return(struct pt_regs *ctx)
         return 0;
     if (open->wait_class == PS_WAIT_GIL) {
         void *flag = (void *)(open->waited_on - PS_GIL_LOCKED_BEFORE_COND);
-        if (!bpf_probe_read_user(&locked, sizeof(locked), flag) && locked) {
+        if (!ps_read_user(&locked, sizeof(locked), flag) && locked) {
             open->slice_end_ns = now_ns;
             return 0;
         }

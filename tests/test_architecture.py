@@ -63,10 +63,10 @@ class Module:
 def _files() -> list[str]:
     """Every file of the project: what git tracks or would, else all of the tree."""
     git = ["git", "-C", str(ROOT), "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
-    listed = subprocess.run(git, capture_output=True, text=True, check=False)
-    if listed.returncode == 0:
-        names = sorted(set(listed.stdout.split("\0")) - {""})
-    else:
+    try:
+        listed = subprocess.run(git, capture_output=True, text=True, check=True).stdout
+        names = sorted(set(listed.split("\0")) - {""})
+    except (FileNotFoundError, subprocess.CalledProcessError):  # no git, or a tree without .git
         names = sorted(str(path.relative_to(ROOT)) for path in ROOT.rglob("*"))
     skipped = re.compile(r"(^|/)(\.(venv|git|\w+_cache)|build|dist|[^/]*\.egg-info)/")
     return [name for name in names if (ROOT / name).is_file() and not skipped.search(name)]

@@ -114,8 +114,9 @@ class Governor:
         return self._breakers[name].state
 
     def armed(self, name: str) -> bool:
-        """Whether a group should be armed now."""
-        return self._breakers[name].armed
+        """Whether a group should be armed now; one that was dropped should not."""
+        breaker = self._breakers.get(name)
+        return breaker is not None and breaker.armed
 
     def cost(self, name: str) -> float:
         """What a group has cost in the last window, as a share of one core."""

@@ -242,9 +242,11 @@ def _large_alloc(event: Event) -> str:
     return f"{who(event)} allocated {amount} ({_plain(event.data.get('api'))})"
 
 
-def _fork(event: Event) -> str:
-    followed = "followed" if event.data.get("followed") else "not followed"
-    return f"{event.pid} forked {_plain(event.data.get('child_pid'))}, {followed}"
+def _fork(event: Event) -> str | None:
+    """A child that nobody follows is of no interest; a shell makes many."""
+    if not event.data.get("followed"):
+        return None
+    return f"{event.pid} forked {_plain(event.data.get('child_pid'))}, which is followed"
 
 
 def _exec(event: Event) -> str:

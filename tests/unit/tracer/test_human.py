@@ -88,7 +88,11 @@ def park(event: str = "park_long", **more: Any) -> Event:
         (Event("process_exit", 0, pid=7, data={"exit_code": 9}), "7 was killed by signal 9"),
         (Event("process_exit", 0, pid=7), "7 ended"),
         (Event("process_exec", 0, pid=7), "7 replaced its program"),
-        (Event("process_fork", 0, pid=7, data={"child_pid": 8}), "7 forked 8, not followed"),
+        (Event("process_fork", 0, pid=7, data={"child_pid": 8}), None),
+        (
+            Event("process_fork", 0, pid=7, data={"child_pid": 8, "followed": True}),
+            "7 forked 8, which is followed",
+        ),
         (
             Event("probe_failed", 0, data={"probe": "alloc", "why": "no site"}),
             "probe alloc could not be attached: no site",
@@ -108,7 +112,7 @@ def park(event: str = "park_long", **more: Any) -> Event:
         ),
     ],
 )  # fmt: skip
-def test_what_is_said(event: Event, said: str) -> None:
+def test_what_is_said(event: Event, said: str | None) -> None:
     assert line(event, Style()) == said
 
 

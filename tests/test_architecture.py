@@ -68,7 +68,7 @@ def _files() -> list[str]:
         names = sorted(set(listed.split("\0")) - {""})
     except (FileNotFoundError, subprocess.CalledProcessError):  # no git, or a tree without .git
         names = sorted(str(path.relative_to(ROOT)) for path in ROOT.rglob("*"))
-    skipped = re.compile(r"(^|/)(\.(venv|git|\w+_cache)|build|dist|[^/]*\.egg-info)/")
+    skipped = re.compile(r"(^|/)(\.(?!ci/)[^/]+|__pycache__|build|dist|[^/]+\.egg-info)/")
     return [name for name in names if (ROOT / name).is_file() and not skipped.search(name)]
 
 

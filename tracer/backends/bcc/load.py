@@ -29,6 +29,7 @@ _MAX_FDS = 253  # SCM_MAX_FD
 _LENGTH = struct.Struct("<I")
 _MAX_ANSWER = 8 << 20
 
+
 @dataclass(slots=True)
 class Kernel:
     """Loaded probes; programs and maps: file descriptors by name, closed by ``close``.

@@ -83,8 +83,19 @@ def load_program(name: str, kind: int, code: bytes, attach_type: int, attach_to:
     body = ctypes.create_string_buffer(code, len(code))
     terms = ctypes.create_string_buffer(b"GPL")
     attributes = struct.pack(
-        "<IIQQIIQII16sII", kind, len(code) // 8, ctypes.addressof(body), ctypes.addressof(terms),
-        0, 0, 0, 0, 0, _object_name(name), 0, attach_type,
+        "<IIQQIIQII16sII",
+        kind,
+        len(code) // 8,
+        ctypes.addressof(body),
+        ctypes.addressof(terms),
+        0,
+        0,
+        0,
+        0,
+        0,
+        _object_name(name),
+        0,
+        attach_type,
     )
     # prog_btf_fd … line_info_cnt: no debug information; then attach_btf_id, attach_prog_fd
     attributes += struct.pack("<IIQIIQIII", 0, 0, 0, 0, 0, 0, 0, attach_to, 0)
@@ -99,8 +110,9 @@ def _object_name(name: str) -> bytes:
 def open_raw_tracepoint(program: int, name: str) -> int:
     """Attach a program to a raw tracepoint; closing the result detaches. Raises OSError."""
     text = ctypes.create_string_buffer(name.encode())
-    return _bpf(_RAW_TRACEPOINT_OPEN, struct.pack("<QII", ctypes.addressof(text), program, 0),
-                (text,))
+    return _bpf(
+        _RAW_TRACEPOINT_OPEN, struct.pack("<QII", ctypes.addressof(text), program, 0), (text,)
+    )
 
 
 def link_iterator(program: int, pid: int | None = None) -> int:
@@ -133,9 +145,18 @@ def link_uprobe_multi(
     labels = np.array(cookies, np.uint64)
     attributes = struct.pack(
         "<IIIIQQQQIIII",
-        program, 0, ATTACH_TRACE_UPROBE_MULTI, 0,
-        ctypes.addressof(name), at.ctypes.data, 0, labels.ctypes.data,
-        len(at), int(returns), pid, 0,
+        program,
+        0,
+        ATTACH_TRACE_UPROBE_MULTI,
+        0,
+        ctypes.addressof(name),
+        at.ctypes.data,
+        0,
+        labels.ctypes.data,
+        len(at),
+        int(returns),
+        pid,
+        0,
     )
     return _bpf(_LINK_CREATE, attributes, (name, at, labels))
 
@@ -212,8 +233,14 @@ def map_items(
     while found < limit:
         attributes = struct.pack(
             "<QQQQIIQQ",
-            0 if first else cursor.ctypes.data, cursor.ctypes.data,
-            keys[found:].ctypes.data, values[found:].ctypes.data, limit - found, fd, 0, 0,
+            0 if first else cursor.ctypes.data,
+            cursor.ctypes.data,
+            keys[found:].ctypes.data,
+            values[found:].ctypes.data,
+            limit - found,
+            fd,
+            0,
+            0,
         )
         count, more = _batch(
             _MAP_LOOKUP_AND_DELETE_BATCH if take else _MAP_LOOKUP_BATCH, attributes

@@ -80,9 +80,7 @@ class Unit:
         return [PROBES_DIR / "common.bpf.h", *sources]
 
 
-def make_unit(
-    extra: Iterable[ProbeSpec], defines: Mapping[str, int], maps: Iterable[str]
-) -> Unit:
+def make_unit(extra: Iterable[ProbeSpec], defines: Mapping[str, int], maps: Iterable[str]) -> Unit:
     """The unit of the core probes and ``extra`` ones, which bring defines and maps."""
     extra = tuple(extra)
     wanted = {*CORE, *(spec.name for spec in extra)}

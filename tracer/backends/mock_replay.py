@@ -25,6 +25,9 @@ SOURCE_FACTS = ("governor", "probe_failed")
 _MAX_FRAMES = 64
 _MAX_LINE = 1 << 31
 _SAME_PARK_NS = 1_000_000
+_MAX_SILENT_POLLS = 1_000_000
+"""Three days of silence at the loop's pace. What is silent for longer (or says so: a
+made-up file may claim centuries) is skipped, not waited through."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +64,7 @@ class ReplaySource:
         self._next = next(self._steps, None)
         self._now_ns = 0 if self._next is None else self._next.now_ns
         self._began = (time.monotonic_ns(), self._now_ns)
+        self._silent_polls = 0
         self._done = False
 
     @property
@@ -98,7 +102,8 @@ class ReplaySource:
             return Batch(self._now_ns, done=True)
         limit = self._now_ns + max(0, timeout_ns)
         step = self._next
-        if step is not None and min(step.first_ns, step.now_ns) > limit:
+        if step is not None and min(step.first_ns, step.now_ns) > limit and not self._skipping:
+            self._silent_polls += 1
             self._move(limit)
             return Batch(limit, events=self._due_facts())
         if step is None:
@@ -109,6 +114,10 @@ class ReplaySource:
         self._done = self._next is None
         events = (*self._due_facts(), *(self._losses() if self._done else ()))
         return Batch(step.now_ns, step.raw, step.dropped, events, self._done)
+
+    @property
+    def _skipping(self) -> bool:
+        return self._silent_polls >= _MAX_SILENT_POLLS and not self._realtime
 
     def close(self) -> None:
         """Closes the file; safe to call twice."""

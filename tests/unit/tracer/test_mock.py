@@ -11,11 +11,12 @@ import pytest
 
 from collector.context import UNKNOWN, ThreadContext
 from collector.trace.format import TraceState
+from collector.trace.writer import TraceWriter
 from probes.errors import NotATrace, UsageError
-from probes.wire import PAYLOAD, RECORD, Kind
+from probes.wire import PAYLOAD, RECORD, Kind, make
 from tests.played import Recorder, run
 from tests.traces import raw_frames, read
-from tracer.backends import mock
+from tracer.backends import mock, mock_replay
 from tracer.backends.mock_replay import ReplaySource
 from tracer.backends.mock_scenario import Expected, Scenario, load, names
 from tracer.session import SessionOptions, run_session
@@ -249,6 +250,19 @@ def test_a_replay_with_a_higher_threshold_flags_only_what_was_longer(tmp_path: P
         run_session(SessionOptions(replay=tmp_path / "t", long_park_ns=limit_ns), [again])
         flagged = {e.tid for e in again.said("park_long")} & set(lasted)
         assert flagged == {tid for tid, duration_ns in lasted.items() if duration_ns >= limit_ns}
+
+
+def test_centuries_of_claimed_silence_are_skipped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mock_replay, "_MAX_SILENT_POLLS", 50)
+    writer = TraceWriter(tmp_path / "t", {})
+    late_ns = (1 << 63) + 5
+    for now_ns in (5, late_ns):
+        writer.add_records(make(Kind.SCAN, ts_ns=now_ns), {}, now_ns)
+    writer.close()
+    again = run(mock.replay(tmp_path / "t"))
+    assert [now_ns for _, now_ns in again.batches] == [5, late_ns]
 
 
 def test_a_cut_trace_replays_as_far_as_it_goes(tmp_path: Path) -> None:

@@ -88,6 +88,17 @@ static __always_inline struct ps_record *ps_reserve(u16 kind, u64 ts_ns, u32 pid
     return record;
 }
 
+/* A record that was due and could not even be begun (a map was full). */
+static __always_inline void ps_lose(u16 kind)
+{
+    int slot = kind;
+    u64 *emitted = ps_emitted.lookup(&slot), *dropped = ps_dropped.lookup(&slot);
+    if (emitted && dropped) {
+        __sync_fetch_and_add(emitted, 1);
+        __sync_fetch_and_add(dropped, 1);
+    }
+}
+
 /* The reader comes round by time: a wake-up per record would cost the target. */
 static __always_inline void ps_submit(struct ps_record *record)
 {

@@ -74,17 +74,6 @@ BPF_TABLE("hash", u32, struct ps_code_range, ps_take_gil, 1024);
 BPF_TABLE("percpu_hash", struct ps_hist_key, struct ps_hist_value, ps_wait_hist, 4096);
 BPF_TABLE("percpu_array", u32, u64, ps_wait_hits, PS_SITE_END);
 
-/* A record that was due and could not even be begun. */
-static __always_inline void ps_lose(u16 kind)
-{
-    int slot = kind;
-    u64 *emitted = ps_emitted.lookup(&slot), *dropped = ps_dropped.lookup(&slot);
-    if (emitted && dropped) {
-        __sync_fetch_and_add(emitted, 1);
-        __sync_fetch_and_add(dropped, 1);
-    }
-}
-
 /* Same shape as a histogram of bpf tools: floor(log2(value)). */
 static __always_inline u16 ps_log2(u64 value)
 {

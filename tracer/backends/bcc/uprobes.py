@@ -111,7 +111,7 @@ class Uprobes:
         if self._rate is not None:
             self._rate.sample(now_ns, self._hooks)
         self._drain_due_ns = now_ns + DRAIN_PERIOD_NS
-        if not self._prices.measured:
+        if not self._prices.measured and self._waits is not None:  # with its programs
             self._pricing.start(self._links)
         return Harvest(events=tuple(events))
 

@@ -15,11 +15,11 @@ def calibrated() -> int:
     ``sum(range(n))`` runs in C without ever asking whether somebody wants the GIL.
     """
     count = 1000 * 1000
-    while True:
-        best = min(timed(count) for _ in range(3))
-        if best > 0.04:
-            return int(count * HOLD_SECONDS / best)
+    seconds = timed(count)
+    while seconds < HOLD_SECONDS / 4:
         count *= 2
+        seconds = timed(count)
+    return int(count * HOLD_SECONDS / seconds)
 
 
 def timed(count: int) -> float:
@@ -40,13 +40,11 @@ def hog(log: Log, clock: Clock, count: int) -> None:
 def compute(log: Log, clock: Clock) -> None:
     """Python code that is stopped by the hog: the gap in its own clock is the wait."""
     while clock.left() > 2 * HOLD_SECONDS:
-        before = now_ns()
-        while clock.left() > HOLD_SECONDS:
-            now = now_ns()
-            if now - before > SHORTEST_NS:
-                log.write(kind="gil", what="the GIL", start_ns=before, end_ns=now, contended=True)
-                break
-            before = now
+        before = now = now_ns()
+        while now < clock.end_ns and now - before < SHORTEST_NS:
+            before, now = now, now_ns()
+        if now - before >= SHORTEST_NS:
+            log.write(kind="gil", what="the GIL", start_ns=before, end_ns=now, contended=True)
         with log.wait("sleep", "between two computations", asked=0.1):
             time.sleep(0.1)
 

@@ -43,7 +43,7 @@ def queue_up(log: Log, clock: Clock, lock: threading.Lock) -> None:
 def run(log: Log, clock: Clock) -> None:
     """One holder, three that wait."""
     lock = threading.Lock()
-    waiters = [("waiter-%d" % i, queue_up, log, clock, lock) for i in range(3)]
+    waiters = [(f"waiter-{i}", queue_up, log, clock, lock) for i in range(3)]
     join(log, start(("holder", hold, log, clock, lock), *waiters))
 
 

@@ -11,7 +11,7 @@ def sleep(log: Log, clock: Clock, lengths: tuple[float, ...]) -> None:
     """Sleep each of the lengths."""
     for length in lengths:
         if clock.left() > length:
-            with log.wait("sleep", "time.sleep(%g)" % length, asked=length):
+            with log.wait("sleep", f"time.sleep({length:g})", asked=length):
                 time.sleep(length)
 
 

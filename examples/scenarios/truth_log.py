@@ -138,11 +138,11 @@ class Clock:
     """How long the scenario still runs."""
 
     def __init__(self, seconds: float) -> None:
-        self._end_ns = now_ns() + int(seconds * 1e9)
+        self.end_ns = now_ns() + int(seconds * 1e9)
 
     def left(self) -> float:
         """Seconds, never negative."""
-        return max(0.0, (self._end_ns - now_ns()) / 1e9)
+        return max(0.0, (self.end_ns - now_ns()) / 1e9)
 
     def lengths(self) -> Iterator[tuple[float, int]]:
         """``LENGTHS`` over and over, only those that still fit: (length, round)."""

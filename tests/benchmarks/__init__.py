@@ -1,0 +1,1 @@
+"""Measurements of what Parkscope costs and carries; ``tests/full`` registers them."""

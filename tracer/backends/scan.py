@@ -27,6 +27,9 @@ SPACING_NS = 5_000_000
 COST_SPACING = 10
 """… and not more closely than ten times what a scan costs: scanning never takes
 more than a tenth of a core, whatever the number of threads."""
+_GIL_LINGER = 3
+"""Fast scans after the last one that saw a thread wait for a GIL: between two slices of
+its wait it looks running, for longer when the CPUs are busy."""
 NEWS_AFTER_NS = 10_000_000
 
 _LOW = np.uint64(0xFFFFFFFF)
@@ -71,6 +74,7 @@ class ScanScheduler:
         self._told_of_wakes = told_of_wakes
         self._last_ns: int | None = None
         self._due_ns = 0
+        self._gil_until_ns = -1
         self._period_ns = base_period_ns
 
     @property
@@ -87,7 +91,10 @@ class ScanScheduler:
         spacing = max(SPACING_NS, COST_SPACING * cost_ns)
         blocked = is_blocked(samples)
         gil = blocked & has_flag(samples, Flag.GIL)
-        self._period_ns = max(spacing, self._gil_ns if gil.any() else self._base_ns)
+        if gil.any():
+            self._gil_until_ns = now_ns + _GIL_LINGER * self._gil_ns
+        fast = now_ns <= self._gil_until_ns
+        self._period_ns = max(spacing, self._gil_ns if fast else self._base_ns)
         due = now_ns + self._period_ns
         # A watched sleep needs no look at its crossing: the kernel tells its end.
         watched = blocked & ~gil & has_flag(samples, Flag.WATCHED)

@@ -89,8 +89,12 @@ def test_fast_while_somebody_waits_for_the_gil() -> None:
     scheduler = ScanScheduler(200 * MS)
     scheduler.scanned(T0, scan(sample(5, T0, T0 - 3 * MS, flags=Flag.GIL | Flag.WATCHED)))
     assert scheduler.next_scan_ns(T0) == T0 + 20 * MS
-    scheduler.scanned(T0 + 20 * MS, scan(sample(5, T0, T0, state=RunState.RUNNING)))
-    assert scheduler.next_scan_ns(T0) == T0 + 110 * MS
+    running = scan(sample(5, T0, T0, state=RunState.RUNNING))
+    for ms in (20, 40, 60):  # it may be between two slices of the same wait
+        scheduler.scanned(T0 + ms * MS, running)
+        assert scheduler.next_scan_ns(T0) == T0 + (ms + 20) * MS
+    scheduler.scanned(T0 + 80 * MS, running)
+    assert scheduler.next_scan_ns(T0) == T0 + 170 * MS
 
 
 def test_dear_scans_stretch_every_period() -> None:

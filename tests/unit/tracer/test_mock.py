@@ -237,7 +237,7 @@ def test_a_replay_is_silent_only_while_nothing_had_happened(tmp_path: Path) -> N
         if not len(batch.raw):
             assert batch.now_ns <= now_ns + 7 * MS
         else:
-            assert int(batch.raw["ts_ns"].min()) > now_ns
+            assert int(np.frombuffer(batch.raw, RECORD)["ts_ns"].min()) > now_ns
         now_ns = batch.now_ns
     source.close()
 

@@ -66,6 +66,7 @@ class Loader:
         self._unit: Unit | None = None
         self._failure_log = cache_dir / "last-load-failure.log"
         self._log = tempfile.TemporaryFile(dir=cache_dir)  # noqa: SIM115 closed by close
+        self._child: subprocess.Popen[bytes] | None = None
         ours, theirs = socket.socketpair()
         self._socket = ours
         self._socket.settimeout(TIMEOUT_S)
@@ -110,12 +111,12 @@ class Loader:
             raise ValueError("nothing was sent")
         try:
             manifest, fds = self._answer()
+            if "error" in manifest:
+                raise self._error(manifest["error"], manifest["text"])
         except (OSError, EOFError, ValueError) as error:
             raise self._error("died", f"the loader ended early ({error})") from None
         finally:
             self.close()
-        if "error" in manifest:
-            raise self._error(manifest["error"], manifest["text"])
         return Kernel(
             self._unit.specs,
             programs={name: fds[at] for name, at, _ in manifest["programs"] if at is not None},
@@ -142,7 +143,8 @@ class Loader:
     def close(self) -> None:
         """End the child, however far it is. Safe to call twice."""
         self._socket.close()
-        if hasattr(self, "_child"):
+        self._log.close()
+        if self._child is not None:
             self._child.kill()
             self._child.wait()
 

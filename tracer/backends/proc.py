@@ -120,6 +120,8 @@ class ProcSource:
         A poll that may not wait samples in any case: the collector asks that way
         whether a thread still held still while its stack was being read.
         """
+        if not self._processes and not self._records:
+            return Batch(time.monotonic_ns(), done=True)
         if timeout_ns == 0 and not self._scanned:
             self._pass(time.monotonic_ns())
         until_ns = time.monotonic_ns() + timeout_ns

@@ -9,7 +9,7 @@ from collector.context import UNKNOWN, ThreadContext
 from probes.errors import ParkscopeError
 from tracer import procfs
 from tracer.pymem import PythonReader
-from tracer.target import Target
+from tracer.target import Target, alive
 
 STACK_LIMIT = 32
 """Frames of a park, innermost first: idle rules and diagnoses look no deeper."""
@@ -63,7 +63,7 @@ class TargetContext:
     def describe(self, pid: int, tid: int, since_ns: int) -> ThreadContext:
         """Name and innermost frames of a parked thread; ``UNKNOWN`` when nothing can be read."""
         reader = self._readers.get(pid)
-        if reader is None:
+        if reader is None or not alive(reader.target):
             return UNKNOWN
         try:
             return self._describe(reader, tid)
@@ -84,7 +84,7 @@ class TargetContext:
 
     def _native(self, reader: PythonReader, tid: int) -> ThreadContext:
         """A thread that Python does not know, provided that it lives and Python runs."""
-        if not reader.started or tid not in procfs.thread_ids(reader.target.pid):
+        if not reader.started or not procfs.has_thread(reader.target.pid, tid):
             return UNKNOWN
         return ThreadContext(python=False, frames=())
 

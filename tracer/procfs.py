@@ -10,6 +10,7 @@ import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 from probes.errors import NoSuchProcess, PermissionDenied, TargetGone
 
@@ -107,6 +108,11 @@ def thread_ids(pid: int) -> set[int]:
         return {int(name) for name in os.listdir(f"/proc/{pid}/task")}
     except OSError:
         raise TargetGone(f"process {pid} has gone") from None
+
+
+def has_thread(pid: int, tid: int) -> bool:
+    """Whether the process has that thread now."""
+    return Path(f"/proc/{pid}/task/{tid}").exists()
 
 
 def process_ids() -> Iterator[int]:

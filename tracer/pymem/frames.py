@@ -118,6 +118,8 @@ class _Parser:
         }
         form, end, order = "<", 0, sorted(fields, key=fields.__getitem__)
         for name in order:
+            if fields[name] < end:
+                raise ImplausibleMemory("the fields of a frame overlap")
             form += f"{fields[name] - end}x" + ("B" if name == "owner" else "Q")
             end = fields[name] + (1 if name == "owner" else _WORD)
         self._struct = struct.Struct(form)

@@ -44,13 +44,13 @@ def large_list(count):
 
 
 def large_numpy(count):
-    import numpy
+    import numpy as np
 
     requests = []
     for at in range(count // 2):
         size = 600 + at
-        numpy.empty(size)
-        numpy.zeros(size)
+        np.empty(size)
+        np.zeros(size)
         requests += [size * 8, size * 8]
     return requests
 
@@ -77,14 +77,14 @@ def grow(count):
     """Only objects that stay, so that no pool is emptied and taken again."""
     before = pools()
     for size in (20, 60, 200, 400):
-        kept.append(list(map(bytes, itertools.repeat(size, count))))
+        kept.extend(map(bytes, itertools.repeat(size, count)))
     after = pools()
     return {str(size): after[size] - before.get(size, 0) for size in after}
 
 
 def main():
     if "numpy" in sys.argv:
-        import numpy  # noqa: F401 before it is watched: its import allocates too
+        import numpy as np  # noqa: F401 before it is watched: its import allocates too
     print("ready", flush=True)
     for line in sys.stdin:
         what, *rest = line.split()

@@ -12,10 +12,11 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Self
 
 import orjson
@@ -59,11 +60,13 @@ class Prices:
 
 
 # Leaf functions; the first instruction of each is the one that gets probed.
-_LEAVES = {
-    PriceClass.EMULATED: bytes.fromhex("55 5d c3"),  # push %rbp; pop %rbp; ret
-    PriceClass.NOP5: bytes.fromhex("0f1f440000 c3"),
-    PriceClass.STEPPED: bytes.fromhex("4889c0 c3"),  # mov %rax,%rax; ret
-}
+LEAVES: Mapping[PriceClass, bytes] = MappingProxyType(
+    {
+        PriceClass.EMULATED: bytes.fromhex("55 5d c3"),  # push %rbp; pop %rbp; ret
+        PriceClass.NOP5: bytes.fromhex("0f1f440000 c3"),
+        PriceClass.STEPPED: bytes.fromhex("4889c0 c3"),  # mov %rax,%rax; ret
+    }
+)
 # push %rbx; mov %rdi,%rbx; 1: call leaf; dec %rbx; jne 1b; pop %rbx; ret; leaf: …
 _LOOP = bytes.fromhex("53 4889fb e807000000 48ffcb 75f6 5b c3".replace(" ", ""))
 
@@ -84,11 +87,13 @@ for line in sys.stdin:
 """
 
 
-def scratch_code() -> tuple[bytes, dict[PriceClass, tuple[int, int]]]:
+def scratch_code(
+    leaves: Mapping[PriceClass, bytes],
+) -> tuple[bytes, dict[PriceClass, tuple[int, int]]]:
     """The scratch child's machine code and, per class, the offsets of loop and probed leaf."""
     image = bytearray(4096)
     places = {}
-    for index, (price, leaf) in enumerate(_LEAVES.items()):
+    for index, (price, leaf) in enumerate(leaves.items()):
         at = index * _SLOT
         image[at : at + len(_LOOP)] = _LOOP
         image[at + len(_LOOP) : at + len(_LOOP) + len(leaf)] = leaf
@@ -97,10 +102,16 @@ def scratch_code() -> tuple[bytes, dict[PriceClass, tuple[int, int]]]:
 
 
 class Scratch:
-    """The scratch child. A context manager; the child ends with it."""
+    """The scratch child. A context manager; the child ends with it.
+
+    ``leaves``: machine code of the functions, at most ``_SLOT`` minus the loop's bytes each.
+    """
+
+    def __init__(self, leaves: Mapping[PriceClass, bytes] = LEAVES) -> None:
+        self._leaves = leaves
 
     def __enter__(self) -> Self:
-        code, self.places = scratch_code()
+        code, self.places = scratch_code(self._leaves)
         fd = os.memfd_create("parkscope-scratch", os.MFD_CLOEXEC)
         try:
             os.write(fd, code)

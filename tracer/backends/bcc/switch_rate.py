@@ -1,57 +1,53 @@
-"""How often the targets' threads give the CPU away by themselves.
+"""How often the targets' threads give the CPU away by themselves, before any probe is there.
 
-Each contended wait is at least one voluntary switch, so the rate bounds what probes on
-waits can cost before they have been tried.
+Each contended wait is at least one voluntary switch (proc(5), ``voluntary_ctxt_switches``),
+so the rate bounds what probes on waits can cost before they have been tried.
 """
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Iterable
-from typing import Any
+from pathlib import Path
 
-import numpy as np
-import numpy.typing as npt
+MAX_THREADS = 256
+"""Of a process with more threads, so many are looked at, evenly chosen, and stand for all."""
 
-from tracer.backends.bcc.scanner import Scanner
-
-LOOK_NS = 50_000_000
-"""Two samples lie at least so far apart."""
+_SWITCHES = re.compile(rb"^voluntary_ctxt_switches:\s*(\d+)", re.MULTILINE)
 
 
 class SwitchRate:
-    """Takes two looks at the switch counters of all threads by the task iterator.
+    """Takes the first look when made. ``now_ns``: CLOCK_MONOTONIC."""
 
-    ``program``: descriptor of the loaded iterator program.
-    """
+    def __init__(self, pids: Iterable[int], now_ns: int) -> None:
+        self._began_ns = now_ns
+        self._before = {pid: _switches(pid) for pid in pids}
 
-    def __init__(self, program: int) -> None:
-        self._scanner = Scanner(program)
-        self._first: tuple[int, npt.NDArray[Any]] | None = None
+    def per_second(self, now_ns: int) -> float:
+        """Voluntary switches per second of all processes together since the first look."""
+        total = 0.0
+        for pid, (threads, before) in self._before.items():
+            counts = ((tid, _count(pid, tid)) for tid in before)
+            switched = sum(count - before[tid] for tid, count in counts if count is not None)
+            total += switched * threads / max(1, len(before))
+        return total * 1e9 / max(1, now_ns - self._began_ns)
 
-    def sample(self, now_ns: int, pids: Iterable[int]) -> float | None:
-        """Voluntary switches per second since the first call; None where it is too early.
 
-        Raises OSError as the iterator does.
-        """
-        if self._first is None:
-            for pid in pids:
-                self._scanner.add(pid)
-            self._first = (now_ns, self._counts())
-            return None
-        before, earlier = self._first
-        if now_ns - before < LOOK_NS:
-            return None
-        counts = self._counts()
-        _, old, new = np.intersect1d(earlier["tid"], counts["tid"], return_indices=True)
-        # The record keeps the low 32 bits of the counter.
-        switched = counts["aux"][new] - earlier["aux"][old]
-        return float(switched.sum(dtype=np.uint64)) * 1e9 / (now_ns - before)
+def _switches(pid: int) -> tuple[int, dict[int, int]]:
+    """How many threads there are, and the counters of those that are looked at."""
+    try:
+        tids = sorted(int(name) for name in os.listdir(f"/proc/{pid}/task"))
+    except OSError:
+        return 0, {}
+    chosen = tids[:: -(-len(tids) // MAX_THREADS) or 1]
+    counts = {tid: _count(pid, tid) for tid in chosen}
+    return len(tids), {tid: count for tid, count in counts.items() if count is not None}
 
-    def _counts(self) -> npt.NDArray[Any]:
-        states = self._scanner.scan(count=False)["state"]
-        counts: npt.NDArray[Any] = states[["tid", "aux"]].copy()
-        return counts
 
-    def close(self) -> None:
-        """The look is over. Safe to call twice."""
-        self._scanner.close()
+def _count(pid: int, tid: int) -> int | None:
+    try:
+        found = _SWITCHES.search(Path(f"/proc/{pid}/task/{tid}/status").read_bytes())
+    except OSError:
+        return None  # the thread has gone meanwhile
+    return int(found[1]) if found else None

@@ -1,9 +1,9 @@
 """Uprobes on slow paths and allocation, as an addon of the bcc source.
 
 Which places: ``tracer.sites``. Whether the target can afford them: ``tracer.governor``.
-This module carries it out: the allocation probe is armed at once, the slow path after
-a look at the target's switch rate, and each is given up and taken back as the governor
-says. Every step is an event.
+This module carries it out: the allocation probe is armed at once, the slow path if the
+target's switch rate (looked at while the programs are compiled) allows it, and each is
+given up and taken back as the governor says. Every step is an event.
 """
 
 from __future__ import annotations
@@ -76,10 +76,12 @@ class Uprobes:
         self._hooks: dict[int, TargetHooks] = {}
         self._waits: WaitMaps | None = None
         self._allocs: AllocMaps | None = None
-        self._links = Links({}, multi=self._multi)
+        self.links = Links({}, multi=self._multi)
         self._rate: SwitchRate | None = None
         self._pricing = Pricing(self._cache)
         self._drain_due_ns = 0
+        self._seen_hits: dict[str, npt.NDArray[np.uint64]] = {}
+        self._cost_ns: dict[str, int] = {}
 
     def defines(self) -> Mapping[str, int]:
         """Sizes, and how the programs will be attached (``load.py`` wants to know)."""
@@ -87,6 +89,8 @@ class Uprobes:
 
     def plan(self, plans: Sequence[TargetPlan]) -> None:
         """Choose the sites of each target."""
+        if self._rate is None:
+            self._rate = SwitchRate([plan.target.pid for plan in plans], time.monotonic_ns())
         for plan in plans:
             self._plans[plan.target.pid] = plan
             self._hooks[plan.target.pid] = plan_target(
@@ -95,24 +99,24 @@ class Uprobes:
 
     def prepare(self, kernel: Kernel) -> None:
         """Take programs and maps over."""
-        self._links = Links(kernel.programs, multi=self._multi)
+        self.links = Links(kernel.programs, multi=self._multi)
         if SLOW_PATH.name in self._names:
             self._waits = WaitMaps(kernel)
-            self._rate = SwitchRate(kernel.programs["bpf_iter__task"])
         if ALLOC.name in self._names:
             self._allocs = AllocMaps(kernel)
 
     @_kernel_calls()
     def arm(self, now_ns: int) -> Harvest:
-        """Attach what needs no look first; begin the look."""
+        """Attach what the target can afford, by the switch rate that it had so far."""
         events: list[Event] = []
+        if self._rate is not None:
+            decisions = self._look(now_ns, self._rate.per_second(now_ns))
+            events += [_governed(decision, now_ns) for decision in decisions]
         for pid in self._hooks:
             events += self._introduce(pid, now_ns)
-        if self._rate is not None:
-            self._rate.sample(now_ns, self._hooks)
         self._drain_due_ns = now_ns + DRAIN_PERIOD_NS
         if not self._prices.measured and self._waits is not None:  # with its programs
-            self._pricing.start(self._links)
+            self._pricing.start(self.links)
         return Harvest(events=tuple(events))
 
     @_kernel_calls()
@@ -127,7 +131,7 @@ class Uprobes:
     def gone(self, pid: int) -> None:
         """Let go of a process that has ended or replaced its program."""
         for probe in self._names:
-            self._links.detach(probe, pid)
+            self.links.detach(probe, pid)
         if self._waits is not None:
             self._waits.forget(pid)
         if self._allocs is not None:
@@ -140,12 +144,6 @@ class Uprobes:
         """Decide what the target can afford; once a second, hand over what was counted."""
         self._prices = self._pricing.found or self._prices
         decisions = self._governor.observe(now_ns, self._spent())
-        if self._rate is not None:
-            rate = self._rate.sample(now_ns, self._hooks)
-            if rate is not None:
-                self._rate.close()
-                self._rate = None
-                decisions += self._look(now_ns, rate)
         events = [event for one in decisions for event in self._carry_out(one, now_ns)]
         records: tuple[npt.NDArray[Any], ...] = ()
         if now_ns >= self._drain_due_ns:
@@ -158,9 +156,7 @@ class Uprobes:
     def close(self) -> None:
         """Detach from everything."""
         self._pricing.close()
-        if self._rate is not None:
-            self._rate.close()
-        self._links.close()
+        self.links.close()
 
     def _introduce(self, pid: int, now_ns: int) -> list[Event]:
         """Fill the maps for a process, attach what is armed, tell what was refused."""
@@ -181,8 +177,8 @@ class Uprobes:
 
     def _attach(self, probe: str, pid: int, now_ns: int) -> list[Event]:
         hooks = [hook for hook in self._hooks[pid].hooks if hook.probe == probe]
-        failures = self._links.attach(probe, pid, hooks)
-        if failures and not self._links.pids(probe):
+        failures = self.links.attach(probe, pid, hooks)
+        if failures and not self.links.pids(probe):
             self._governor.drop(probe)
         return [_failed(probe, pid, now_ns, why) for why in failures]
 
@@ -200,15 +196,9 @@ class Uprobes:
             for pid in list(self._hooks):
                 yield from self._attach(decision.group, pid, now_ns)
         elif not decision.arm:
-            for pid in self._links.pids(decision.group):
-                self._links.detach(decision.group, pid, self._after_detach(decision.group))
-        data = {
-            "probe": decision.group,
-            "action": decision.action,
-            "why": decision.why,
-            "cost": round(decision.cost, 6),
-        }
-        yield Event("governor", now_ns, data=data)
+            for pid in self.links.pids(decision.group):
+                self.links.detach(decision.group, pid, self._after_detach(decision.group))
+        yield _governed(decision, now_ns)
 
     def _after_detach(self, probe: str) -> Any:
         return self._waits.drop_open if probe == SLOW_PATH.name and self._waits else None
@@ -224,10 +214,17 @@ class Uprobes:
         return hits
 
     def _spent(self) -> dict[str, int]:
-        """CPU time (ns) that each probe has cost all targets so far, by hits and price."""
+        """CPU time (ns) that each probe has cost all targets so far.
+
+        Each hit counts at the price that was known when it was seen.
+        """
         prices = {ALLOC.name: self._alloc_prices()}
         wait = np.full(HIT_SLOTS, self._price_of_wait())
-        return {probe: int(hits @ prices.get(probe, wait)) for probe, hits in self.hits().items()}
+        for probe, hits in self.hits().items():
+            new = hits - self._seen_hits.get(probe, np.zeros_like(hits))
+            self._cost_ns[probe] = self._cost_ns.get(probe, 0) + int(new @ prices.get(probe, wait))
+            self._seen_hits[probe] = hits
+        return dict(self._cost_ns)
 
     def _alloc_prices(self) -> npt.NDArray[np.float64]:
         prices = np.full(HIT_SLOTS, self._prices.emulated_ns)
@@ -279,6 +276,16 @@ class Pricing:
             if self._scratch is not None:
                 self._scratch.kill()
             self._thread.join()
+
+
+def _governed(decision: Decision, now_ns: int) -> Event:
+    data = {
+        "probe": decision.group,
+        "action": decision.action,
+        "why": decision.why,
+        "cost": round(decision.cost, 6),
+    }
+    return Event("governor", now_ns, data=data)
 
 
 def _failed(probe: str, pid: int, now_ns: int, why: str) -> Event:

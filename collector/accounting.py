@@ -27,12 +27,14 @@ _PROCESS_EVENTS = {
 class Accountant:
     """Keeps ``counters`` true and turns counts into events.
 
-    ``alloc_events``: make a ``large_alloc`` event of each such record.
+    ``alloc_events``: make a ``large_alloc`` event of each such record. ``follow``:
+    say of a forked child that it is watched too.
     """
 
-    def __init__(self, alloc_events: bool) -> None:
+    def __init__(self, alloc_events: bool, follow: bool = False) -> None:
         self.counters = Counters()
         self._alloc_events = alloc_events
+        self._follow = follow
         self._unsaid: Counter[tuple[str, int]] = Counter()
         self._said_ns = 0
 
@@ -85,6 +87,7 @@ class Accountant:
             data: dict[str, Any] = {}
             if kind is Kind.PROC_FORK:
                 data["child_pid"] = int(life["child_pid"])
+                data["followed"] = self._follow
             if kind is Kind.PROC_EXIT and not life["flags"] & Flag.INFERRED:
                 data["exit_code"] = int(life["exit_code"])
             yield Event(

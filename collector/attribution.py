@@ -137,7 +137,7 @@ def _resource(park: Park) -> dict[str, Any] | None:
 
 def _waker(park: Park) -> dict[str, Any] | None:
     """Who ended it, where that is certain: never an interrupted bystander."""
-    if not park.waker_tid or park.waker_syscall not in _WAKING_CALLS:
+    if park.end is End.EXITED or not park.waker_tid or park.waker_syscall not in _WAKING_CALLS:
         return None
     return {
         "pid": park.waker_pid,

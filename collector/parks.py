@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from collector.park import CLASS_KIND, PARK, End, Park, Seen, park_rows, wait_rows
-from probes.kinds import FUTEX, park_kind
+from probes.kinds import EXIT_GROUP, FUTEX, park_kind
 from probes.wire import PAYLOAD, Flag, Kind, RunState, WaitClass
 
 SAME_WAIT_SLACK_NS = 1_000_000
@@ -286,7 +286,10 @@ class ParkDetector:
         park.waker_pid, park.waker_tid = int(r["waker_pid"]), int(r["waker_tid"])
         park.waker_syscall = int(r["waker_syscall"])
         if park.source is Seen.SCAN and park.kind != "gil":
-            self._end(park, ts, End.TIMED_OUT if r["flags"] & Flag.TIMED_OUT else End.WOKEN)
+            how = End.TIMED_OUT if r["flags"] & Flag.TIMED_OUT else End.WOKEN
+            if park.waker_pid == park.pid and park.waker_syscall == EXIT_GROUP:
+                how = End.EXITED  # the process ends; nobody gave what was waited for
+            self._end(park, ts, how)
 
     def _on_thread_start(self, r: Any) -> None:
         park = self._open.get(_key(int(r["pid"]), int(r["tid"])))

@@ -32,11 +32,13 @@ class RunOptions:
     """How a session runs. ``duration_ns`` of None: until the source is done.
 
     ``alloc_events``: make a ``large_alloc`` event of every such record (for JSON);
-    the records themselves reach the sinks in any case.
+    the records themselves reach the sinks in any case. ``follow``: the source goes
+    on to the children of its targets.
     """
 
     duration_ns: int | None = None
     alloc_events: bool = False
+    follow: bool = False
 
 
 DEFAULT_OPTIONS = RunOptions()
@@ -70,7 +72,7 @@ class Pipeline:
         self._own_cpu_ns = own_cpu_ns
         self._should_stop = should_stop
         self._opening = opening
-        self._accountant = Accountant(options.alloc_events)
+        self._accountant = Accountant(options.alloc_events, options.follow)
         self._started_ns: int | None = None
         self._now_ns = 0
         self._health_due_ns = 0

@@ -25,6 +25,7 @@ KINDS: Final = ("lock", "gil", "io", "sleep", "child", "map", "other")
 KIND_INDEX: Final = {name: index for index, name in enumerate(KINDS)}
 
 FUTEX: Final = 202
+EXIT_GROUP: Final = 231
 _SELECT, _PSELECT6, _POLL, _PPOLL = 23, 270, 7, 271
 
 _NAMES: dict[str, dict[int, str]] = {

@@ -133,7 +133,7 @@ def _pipeline(
         ParkDetector(options.long_park_ns, options.min_park_ns),
         Attributor(parts.context, rules),
         [*sinks, followed] if followed is not None else sinks,
-        RunOptions(options.duration_ns, options.alloc_events),
+        RunOptions(options.duration_ns, options.alloc_events, options.follow),
         own_cpu_ns=lambda: time.process_time_ns() - armed_cpu_ns,
         should_stop=stop_or_tend,
         opening=lambda now_ns: _opening(parts, now_ns),
@@ -183,11 +183,11 @@ def _live(options: SessionOptions) -> _Parts:
 
     if not options.pids:
         raise UsageError("no target given", hint="Give the PID of a Python process.")
-    factory, reason = backends.choose(options.backend)
     followed = Followed(
         options.pids, python=options.python, launched=options.launched, follow=options.follow
     )
-    source = factory(
+    source, reason = backends.attach(
+        options.backend,
         followed.plans(),
         backends.Options(
             long_park_ns=options.long_park_ns,

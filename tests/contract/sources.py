@@ -87,9 +87,9 @@ def live(backend: str) -> Open:
         if obstacle is not None:
             pytest.skip(f"backend {backend}: {obstacle}")
         process: subprocess.Popen[bytes] = lab.start([sys.executable, str(TARGET)], ready=True)
-        attach, _ = backends.choose(backend)
         options = backends.Options(cache_dir=lab.tmp_path / "cache")
-        source = attach([backends.TargetPlan(inspect(process.pid))], options)
+        plans = [backends.TargetPlan(inspect(process.pid))]
+        source, _ = backends.attach(backend, plans, options)
         return Opened(source, {process.pid}, end=lambda: kill(process))
 
     return open_it

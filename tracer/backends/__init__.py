@@ -15,7 +15,7 @@ from types import MappingProxyType
 from typing import cast
 
 from collector.source import RecordSource
-from probes.errors import BackendUnavailable, UsageError
+from probes.errors import BackendUnavailable, PermissionDenied, UsageError
 from tracer.target import Target
 
 
@@ -63,24 +63,30 @@ BACKENDS: Mapping[str, tuple[str, str]] = MappingProxyType(
 among them: it has a scenario or a trace instead of a target (``tracer.backends.mock``)."""
 
 
-def choose(name: str) -> tuple[SourceFactory, str]:
-    """The backend to use and, in one line, why that one (and why not a better one).
+def attach(name: str, plans: Sequence[TargetPlan], options: Options) -> tuple[RecordSource, str]:
+    """An attached backend and, in one line, why that one (and why not a better one).
 
-    ``name`` is ``auto`` or a key of ``BACKENDS``. Raises BackendUnavailable when it
-    does not work here (for ``auto``: when none does), UsageError for another name.
+    ``name`` is ``auto`` or a key of ``BACKENDS``. With ``auto`` the next one is tried
+    when a better one does not work here or is not allowed to. Raises
+    BackendUnavailable and PermissionDenied when none can be had, UsageError for
+    another name, and whatever is wrong with a target.
     """
+    if name != "auto" and name not in BACKENDS:
+        raise UsageError(f"no backend is named {name!r}: {', '.join(('auto', *BACKENDS))}")
     if name != "auto":
-        if name not in BACKENDS:
-            raise UsageError(f"no backend is named {name!r}: {', '.join(('auto', *BACKENDS))}")
         obstacle = obstacle_to(name)
         if obstacle is not None:
             raise BackendUnavailable(f"backend {name} does not work here: {obstacle}")
-        return _factory(name), f"{name}, as asked for"
+        return _factory(name)(plans, options), f"{name}, as asked for"
     passed_over: list[str] = []
     for candidate in BACKENDS:
         obstacle = obstacle_to(candidate)
         if obstacle is None:
-            return _factory(candidate), "; ".join((candidate, *passed_over))
+            try:
+                source = _factory(candidate)(plans, options)
+                return source, "; ".join((candidate, *passed_over))
+            except (BackendUnavailable, PermissionDenied) as error:
+                obstacle = error.message
         passed_over.append(f"not {candidate}: {obstacle}")
     raise BackendUnavailable("no backend works here: " + "; ".join(passed_over))
 

@@ -301,6 +301,15 @@ def test_exit_ends_a_park(detector: ParkDetector) -> None:
     assert not detector.open_parks
 
 
+def test_a_thread_that_its_process_takes_along_was_not_woken(detector: ParkDetector) -> None:
+    play(detector, 90, blocked(90, 10))
+    ending = make(
+        Kind.WAKE, ts_ns=300 * MS, pid=PID, tid=TID, waker_pid=PID, waker_tid=PID,
+        waker_syscall=231,
+    )  # fmt: skip
+    assert [p.end for p in play(detector, 300, ending).ended] == [End.EXITED]
+
+
 def test_a_reused_tid_does_not_inherit_a_park(detector: ParkDetector) -> None:
     play(detector, 90, blocked(90, 10))
     play(detector, 150, lifecycle(Kind.THREAD_START, 150))

@@ -62,7 +62,7 @@ class Addon(Protocol):
         """A process has ended or replaced its program."""
 
     def on_scan(self, now_ns: int) -> Harvest:
-        """Called after every scan (at least every 100 ms; more often under load)."""
+        """Called after every scan: once a second, and more often while threads run."""
 
     def close(self) -> None:
         """Detach. Safe to call twice; never raises."""

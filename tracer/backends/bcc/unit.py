@@ -62,7 +62,7 @@ class Unit:
     def text(self) -> str:
         """The one text that bcc compiles: the common part, then each probe's source."""
         return "".join(
-            f'#line 1 "{path.relative_to(PROBES_DIR.parent)}"\n{path.read_text()}\n'
+            f'#line 1 "{path.parent.name}/{path.name}"\n{path.read_text()}\n'
             for path in self._files()
         )
 

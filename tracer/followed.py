@@ -12,7 +12,7 @@ import numpy.typing as npt
 from collector.context import ContextProvider
 from collector.counters import Counters
 from collector.events import Event
-from probes.errors import ParkscopeError, UnsupportedPython
+from probes.errors import ParkscopeError
 from tracer.backends import TargetPlan
 from tracer.context import TargetContext
 from tracer.target import Target, inspect, require_python
@@ -55,9 +55,7 @@ class Followed:
                 self._expect(pid)
             elif python:
                 require_python(target)
-                refusal = self._context.add(target)
-                if refusal is not None:
-                    raise UnsupportedPython(refusal)
+                self._context.add(target)
 
     @property
     def context(self) -> ContextProvider:
@@ -105,8 +103,9 @@ class Followed:
     def _came_up(self, pid: int) -> bool:
         try:
             target = inspect(pid)
-            if target.python is None or self._context.add(target) is not None:
+            if target.python is None:
                 return False
+            self._context.add(target)
             reader = self._context.reader(pid)
             if reader is None or not reader.threads():
                 self._context.remove(pid)

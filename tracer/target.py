@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
 NATIVE_MACHINE = "x86_64"
 MAX_MODULES = 4096
+_ENDED = ("Z", "X", "x")
 _COOKIE = b"xdebugpy"  # _Py_Debug_Cookie, Include/internal/pycore_debug_offsets.h
 _RELEASE_CANDIDATE = 0xC  # PY_RELEASE_LEVEL_GAMMA, Include/patchlevel.h
 _LIBC = re.compile(r"^(libc\.so\.6|libc-2\.\d+\.so|ld-musl-.*\.so\.1|libc\.musl-.*\.so\.1)$")
@@ -76,7 +77,7 @@ class Target:
     """A process, identified by ``pid`` and ``start_ticks`` (clock ticks after boot).
 
     ``python`` is None when memory reading is refused; ``refusal`` says why, in one
-    sentence.
+    sentence. ``unsupported``: there is a Python, of a kind that cannot be read.
     """
 
     pid: int
@@ -87,6 +88,7 @@ class Target:
     libc: Module | None
     python: Python | None
     refusal: str | None
+    unsupported: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,35 +142,27 @@ def inspect(pid: int) -> Target:
             f"{pid} is a thread of process {group}, not a process", hint=f"Use {group}."
         )
     cmdline = procfs.command_line(pid)
-    plain = _no_program(state, pid)
-    if plain is not None:
-        return Target(pid, state.start_ticks, cmdline, "", (), None, None, plain)
-    machine = _machine(pid)
-    if machine != NATIVE_MACHINE:
-        return Target(
-            pid,
-            state.start_ticks,
-            cmdline,
-            machine,
-            (),
-            None,
-            None,
-            f"process {pid} is a {machine} program; Parkscope reads {NATIVE_MACHINE} only",
-        )
-    found = list(_modules(pid, procfs.mappings(pid)))
-    libc = next((module for module, facts in found if _is_libc(module, facts)), None)
-    python, refusal = _find_python(pid, found)
+    machine, found, python = "", [], None
+    refused: NotCPython | None = None
+    try:
+        _check_program(state)
+        machine = _machine(pid)
+        found = list(_modules(pid, procfs.mappings(pid), machine))
+        python = _find_python(pid, found)
+    except NotCPython as error:
+        refused = error
     target = Target(
-        pid,
-        state.start_ticks,
-        cmdline,
-        machine,
-        tuple(module for module, _ in found),
-        libc,
-        python,
-        refusal,
+        pid=pid,
+        start_ticks=state.start_ticks,
+        cmdline=cmdline,
+        machine=machine,
+        modules=tuple(module for module, _ in found),
+        libc=next((module for module, facts in found if _is_libc(module, facts)), None),
+        python=python,
+        refusal=refused.message if refused is not None else None,
+        unsupported=isinstance(refused, UnsupportedPython),
     )
-    if not alive(target):
+    if state.state not in _ENDED and not alive(target):
         raise TargetGone(f"process {pid} exited while it was being looked at")
     return target
 
@@ -178,9 +172,7 @@ def require_python(target: Target) -> Python:
     if target.python is not None:
         return target.python
     reason = target.refusal or f"process {target.pid} runs no CPython"
-    if any(word in reason for word in ("supported", "free-threaded", "PyPy")):
-        raise UnsupportedPython(reason)
-    raise NotCPython(reason)
+    raise UnsupportedPython(reason) if target.unsupported else NotCPython(reason)
 
 
 def alive(target: Target) -> bool:
@@ -189,7 +181,7 @@ def alive(target: Target) -> bool:
         state = procfs.process_state(target.pid)
     except ParkscopeError:
         return False
-    return state.start_ticks == target.start_ticks and state.state not in "ZXx"
+    return state.start_ticks == target.start_ticks and state.state not in _ENDED
 
 
 def python_processes() -> list[Target]:
@@ -200,18 +192,18 @@ def python_processes() -> list[Target]:
             target = inspect(pid)
         except ParkscopeError:
             continue  # gone meanwhile, or of another user: not ours to list
-        refusal = target.refusal or ""
-        if target.python or ("Python" in refusal and "runs no CPython" not in refusal):
+        if target.python or target.unsupported:
             targets.append(target)
     return targets
 
 
-def _no_program(state: procfs.ProcessState, pid: int) -> str | None:
+def _check_program(state: procfs.ProcessState) -> None:
+    """Raise NotCPython for what runs no program (any more)."""
+    pid = state.pid
     if state.kernel_thread:
-        return f"{pid} is a thread of the kernel, not a program"
-    if state.state in "ZXx":
-        return f"process {pid} has exited already and only waits for its parent (zombie)"
-    return None
+        raise NotCPython(f"{pid} is a thread of the kernel, not a program")
+    if state.state in _ENDED:
+        raise NotCPython(f"process {pid} has exited already and only waits for its parent (zombie)")
 
 
 def _machine(pid: int) -> str:
@@ -224,8 +216,14 @@ def _machine(pid: int) -> str:
         raise TargetGone(f"process {pid} exited while it was being looked at") from None
 
 
-def _modules(pid: int, mappings: Iterable[Mapping]) -> Iterator[tuple[Module, _Facts]]:
+def _modules(
+    pid: int, mappings: Iterable[Mapping], machine: str
+) -> Iterator[tuple[Module, _Facts]]:
     """The ELF files that code of the target may run from, the program itself first."""
+    if machine != NATIVE_MACHINE:
+        raise NotCPython(
+            f"process {pid} is a {machine} program; Parkscope reads {NATIVE_MACHINE} only"
+        )
     try:
         program = os.stat(f"/proc/{pid}/exe")
     except OSError:
@@ -290,46 +288,47 @@ def _is_libc(module: Module, facts: _Facts) -> bool:
     return bool(_LIBC.match(facts.soname or "") or _LIBC.match(name))
 
 
-def _find_python(
-    pid: int, modules: list[tuple[Module, _Facts]]
-) -> tuple[Python | None, str | None]:
+def _find_python(pid: int, modules: list[tuple[Module, _Facts]]) -> Python:
+    """The interpreter among the modules. Raises NotCPython, UnsupportedPython."""
     for module, facts in modules:
         if facts.pypy:
-            return None, f"process {pid} runs PyPy; only CPython can be read"
+            raise UnsupportedPython(f"process {pid} runs PyPy; only CPython can be read")
         if facts.runtime is not None:
             return _python(pid, module, facts, facts.runtime)
-    return None, f"process {pid} runs no CPython: no file that it maps exports _PyRuntime"
+    raise NotCPython(f"process {pid} runs no CPython: no file that it maps exports _PyRuntime")
 
 
-def _python(
-    pid: int, module: Module, facts: _Facts, runtime: Symbol
-) -> tuple[Python | None, str | None]:
+def _python(pid: int, module: Module, facts: _Facts, runtime: Symbol) -> Python:
     # Here, because tracer.pymem itself stands on this module.
     from tracer.pymem.layout import supported_versions
     from tracer.pymem.memory import ProcessMemory
 
     memory = ProcessMemory(pid)
-    versions = supported_versions()
-    supported = f"{_dotted(versions[0])} to {_dotted(versions[-1])} are"
     address = runtime.address + module.load_bias
     try:
         head = memory.read(address, 24)
         hexversion = _hexversion(memory, module, facts, head)
     except MemoryFault:
-        return None, f"process {pid} runs no CPython yet: its runtime is not readable"
-    if hexversion is None:
-        named = _VERSION_IN_NAME.search(os.path.basename(module.path))
-        version_text = f" {named[1]}" if named else ""
-        return None, f"CPython{version_text} is not supported: {supported}"
-    version = (hexversion >> 24, hexversion >> 16 & 0xFF, hexversion >> 8 & 0xFF)
-    if version[:2] not in versions:
-        return None, f"CPython {_dotted(version)} is not supported: {supported}"
+        raise NotCPython(f"process {pid} runs no CPython yet: its runtime is not there") from None
+    named = _VERSION_IN_NAME.search(os.path.basename(module.path))
+    text = named[1] if named else "of an unknown version"
+    version = (0, 0, 0)
+    if hexversion is not None:
+        version = (hexversion >> 24, hexversion >> 16 & 0xFF, hexversion >> 8 & 0xFF)
+        text = _dotted(version)
+    versions = supported_versions()
+    if hexversion is None or version[:2] not in versions:
+        raise UnsupportedPython(
+            f"CPython {text} is not supported:"
+            f" {_dotted(versions[0])} to {_dotted(versions[-1])} are"
+        )
     if hexversion >> 4 & 0xF < _RELEASE_CANDIDATE:
-        return None, f"pre-releases of CPython {_dotted(version[:2])} are not supported"
-    free_threaded = head[:8] == _COOKIE and int.from_bytes(head[16:24], "little") != 0
-    if free_threaded:
-        return None, "a free-threaded CPython is not supported: only builds with the GIL are"
-    return Python(version, hexversion, module, address, free_threaded, "CPython"), None
+        raise UnsupportedPython(f"pre-releases of CPython {text} are not supported")
+    if head[:8] == _COOKIE and int.from_bytes(head[16:24], "little"):
+        raise UnsupportedPython(
+            "a free-threaded CPython is not supported: only builds with the GIL are"
+        )
+    return Python(version, hexversion, module, address, False, "CPython")
 
 
 def _hexversion(memory: MemoryReader, module: Module, facts: _Facts, head: bytes) -> int | None:

@@ -146,6 +146,11 @@ class FrameReader:
         self._last_owner = layout.constants["last_owner"]
         self._code_span = layout["PyCodeObject.co_code_adaptive"]
         self._codes: dict[int, _Code] = {}
+        pointers = ("co_filename", "co_name", "co_qualname", "co_linetable")
+        starts = [layout[f"PyCodeObject.{name}"] for name in pointers]
+        starts += [layout["PyObject.ob_type"], layout["PyVarObject.ob_size"]]
+        line = layout["PyCodeObject.co_firstlineno"]
+        self._constant = [(at, at + _WORD) for at in starts] + [(line, line + 4)]
 
     def stacks(self, states: Iterable[ThreadState], limit: int) -> dict[int, Stack]:
         """The stacks of some threads, keyed by thread state address.
@@ -280,13 +285,7 @@ class FrameReader:
 
     def _check_value(self, raw: bytes) -> bytes:
         """The parts of a code object that never change: reused memory differs in them."""
-        layout = self._layout
-        parts = [(layout["PyObject.ob_type"], 16), (layout["PyCodeObject.co_firstlineno"], 4)]
-        parts += [
-            (layout[f"PyCodeObject.{name}"], 8)
-            for name in ("co_filename", "co_name", "co_qualname", "co_linetable")
-        ]
-        return b"".join(raw[at : at + size] for at, size in parts)
+        return b"".join([raw[at:end] for at, end in self._constant])
 
     def _module_name(self, namespace: int) -> str | None:
         """``__name__`` of a frame's globals."""

@@ -100,6 +100,8 @@ class ProcessMemory:
 
     def read_many(self, requests: Sequence[tuple[int, int]]) -> list[bytes | None]:
         """One answer per (address, size), None for what cannot be read; few system calls."""
+        if len(requests) == 1:
+            return [self._read_or_none(*requests[0])]
         answers: list[bytes | None] = []
         while len(answers) < len(requests):
             self._read_some(requests, answers)

@@ -206,7 +206,12 @@ class DeltaFilter:
 
     def forget_threads(self, threads: npt.NDArray[Any]) -> None:
         """Exits that were reported (any records): infer none of these threads."""
-        self._known = self._known[~np.isin(self._known["key"], _keys(threads))]
+        known, keys = self._known, _keys(threads)
+        if len(known):
+            at = np.minimum(np.searchsorted(known["key"], keys), len(known) - 1)
+            gone = np.zeros(len(known), np.bool_)
+            gone[at[known["key"][at] == keys]] = True
+            self._known = known[~gone]
 
     def _lookup(self, keys: npt.NDArray[Any]) -> tuple[npt.NDArray[Any], npt.NDArray[np.intp]]:
         """What is known of each of ``keys`` (zeros if new), and where it stands (-1)."""

@@ -174,6 +174,22 @@ def test_two_targets_and_the_end_of_one(start: Start, cache: Path) -> None:
         watch.until_done()
 
 
+def test_more_targets_than_links_are_scanned_by_one_iterator_over_all(
+    start: Start, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tracer.backends.bcc.scanner._MANY_LINKS", 1)
+    one, two = obedient(start, sys.executable), obedient(start, sys.executable)
+    with watching(one, two, cache=cache) as watch:
+        for target in (one, two):
+            truth = watch.ask(target, "sleep 0.25")
+            watch.first(Kind.WAKE, tid=truth["tid"])
+        pids = set(watch.of(Kind.THREAD_STATE)["pid"].tolist())
+        tell(one, "exit 0")
+        tell(two, "exit 0")
+        watch.until_done()
+    assert pids == {one.pid, two.pid}, "and not the tracer's own threads"
+
+
 def test_two_thousand_threads_are_each_told_once(start: Start, cache: Path) -> None:
     target = obedient(start, sys.executable)
     with watching(target, cache=cache) as watch:

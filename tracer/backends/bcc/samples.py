@@ -78,7 +78,8 @@ class OpenWaits:
         if complete:
             self._tids, self._starts = tids.copy(), starts.copy()
         elif not told.all():
-            kept = ~np.isin(self._tids, tids)
+            at = np.minimum(np.searchsorted(tids, self._tids), len(tids) - 1)
+            kept = tids[at] != self._tids
             self._tids = np.concatenate((self._tids[kept], tids))
             self._starts = np.concatenate((self._starts[kept], starts))
             order = np.argsort(self._tids, kind="stable")

@@ -25,6 +25,7 @@ class Scanner:
 
     def __init__(self, program: int) -> None:
         self._program = program
+        self._pids: set[int] = set()
         self._links: dict[int, int] = {}
         self._all: int | None = None
         self._hidden: dict[int, int] = {}
@@ -32,6 +33,7 @@ class Scanner:
 
     def add(self, pid: int) -> None:
         """Scan process ``pid`` too. Raises OSError."""
+        self._pids.add(pid)
         if self._all is not None or pid in self._links:
             return
         if len(self._links) < _MANY_LINKS:
@@ -48,6 +50,7 @@ class Scanner:
 
     def remove(self, pid: int) -> None:
         """Process ``pid`` is over."""
+        self._pids.discard(pid)
         link = self._links.pop(pid, None)
         self._hidden.pop(pid, None)
         if link is not None:
@@ -61,7 +64,11 @@ class Scanner:
             end = 0
             for pid, link in self._links.items():
                 end = self._scan_one(pid, link, end, count=count)
-        return np.frombuffer(self._buffer, SAMPLE, end // SAMPLE.itemsize).copy()
+        samples = np.frombuffer(self._buffer, SAMPLE, end // SAMPLE.itemsize)
+        if self._all is not None and os.getpid() not in self._pids:
+            # The kernel's list of targets has this process too, for its clock.
+            samples = samples[samples["state"]["pid"] != os.getpid()]
+        return samples.copy()
 
     def _scan_one(self, pid: int, link: int, start: int, *, count: bool) -> int:
         """One process, all of its threads, into the buffer from ``start`` on; the end.

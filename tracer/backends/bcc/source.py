@@ -27,10 +27,11 @@ from tracer.backends.scan import NEWS_AFTER_NS, DeltaFilter, ScanScheduler, has_
 from tracer.procfs import process_state
 from tracer.target import alive
 
-RING_PAGES = 2048
+RING_PAGES = 4096
 RING_PERIOD_NS = 20_000_000
 """The ring is looked at so often when nothing happens: 3.5 million records a second
-take 33 ms to fill its 8 MiB, so that a sudden flood finds room until the next look."""
+take 66 ms to fill its 16 MiB, so that a sudden flood finds room until the next look,
+also on a busy machine where that comes late."""
 MIN_RING_PERIOD_NS = 1_000_000
 RING_SHARE = 4
 """Under load it is drained when it must be a quarter full."""
@@ -66,7 +67,8 @@ class BccSource:
         self._clock = SchedulerClock()
         self._scheduler = ScanScheduler(options.long_park_ns, told_of_wakes=True)
         self._sleepers: Sleepers | None = None
-        self._ring_due_ns = self._drained_ns = self._calibrate_ns = 0
+        self._ring_due_ns = self._paced_ns = self._drained_bytes = self._calibrate_ns = 0
+        self._ring_rate = 0.0
         self._scan_said_ns = self._lost_looked_ns = self._complete_due_ns = 0
         self._missing: set[int] = set()
         self._lost = np.zeros(KIND_END, np.uint64)
@@ -248,7 +250,7 @@ class BccSource:
         self._records += [part for part in (opened, news) if len(part)]
         if complete:
             self._complete_due_ns = now_ns + COMPLETE_SCAN_NS
-            self._missing = self._pids.difference(np.unique(states["pid"]).tolist())
+            self._missing = self._pids.difference(states["pid"].tolist())
         self._say_scan(now_ns, states, cost)
 
     def _flag_gil(self, states: npt.NDArray[Any]) -> None:
@@ -285,16 +287,12 @@ class BccSource:
         ring = self._attached.ring
         if ring is None:
             return
-        if not ring.pending():
-            self._drained_ns = now_ns
-            self._ring_due_ns = now_ns + RING_PERIOD_NS
-        else:
-            self._pace(ring, now_ns)
-            records = ring.drain()
-            if len(records):
-                self._records.insert(0, records)
-                self._scheduler.disturbed(now_ns)
-                self._read(records)
+        self._pace(ring, now_ns)
+        records = ring.drain()
+        if len(records):
+            self._records.insert(0, records)
+            self._scheduler.disturbed(now_ns)
+            self._read(records)
         # A process of which the last scan saw no thread has reported its exit by now,
         # unless that record was lost.
         for pid in self._missing & self._pids:
@@ -305,10 +303,18 @@ class BccSource:
 
     def _pace(self, ring: Ring, now_ns: int) -> None:
         """Look again when the ring will be a quarter full, at the rate of late."""
-        elapsed = max(1, now_ns - self._drained_ns)
-        quarter_ns = elapsed * ring.size // (RING_SHARE * ring.pending())
-        self._drained_ns = now_ns
-        self._ring_due_ns = now_ns + min(RING_PERIOD_NS, max(MIN_RING_PERIOD_NS, quarter_ns))
+        self._drained_bytes += ring.pending()
+        elapsed = now_ns - self._paced_ns
+        if elapsed < MIN_RING_PERIOD_NS:
+            return  # too short a time to tell a rate
+        self._ring_rate = max(self._drained_bytes / elapsed, self._ring_rate / 2)
+        self._drained_bytes, self._paced_ns = 0, now_ns
+        period = RING_PERIOD_NS
+        if self._ring_rate:
+            period = min(
+                period, max(MIN_RING_PERIOD_NS, int(ring.size / RING_SHARE / self._ring_rate))
+            )
+        self._ring_due_ns = now_ns + period
 
     def _read(self, records: npt.NDArray[Any]) -> None:
         """What the source itself has to know of drained records."""

@@ -23,7 +23,7 @@ _CLOSERS = 4
 
 
 class Links:
-    """The open links of a tracer, by (probe, pid). Not thread-safe but for ``close``'s work.
+    """The open links of a tracer, by (group, pid). Not thread-safe but for ``close``'s work.
 
     ``programs``: descriptors by function name. ``multi``: the programs were loaded for
     ``uprobe_multi``.
@@ -36,24 +36,24 @@ class Links:
         self._closing: list[Future[None]] = []
         self._closer = ThreadPoolExecutor(_CLOSERS, "parkscope-detach")
 
-    def attach(self, probe: str, pid: int, hooks: Sequence[Hook]) -> list[str]:
-        """Attach a probe's hooks to one process; what could not be attached, for people.
+    def attach(self, group: str, pid: int, hooks: Sequence[Hook]) -> list[str]:
+        """Attach a group's hooks to one process; what could not be attached, for people.
 
         A hook that fails leaves the others attached.
         """
         failures: list[str] = []
         links: list[int] = []
-        for (program, path, returns), group in _grouped(hooks).items():
+        for (program, path, returns), together in _grouped(hooks).items():
             if program not in self._programs:
-                failures.append(f"{group[0].function}: {program} was not loaded")
+                failures.append(f"{together[0].function}: {program} was not loaded")
                 continue
             try:
-                links += self._link(program, path, group, pid, returns)
+                links += self._link(program, path, together, pid, returns)
             except OSError as error:
-                names = ", ".join(hook.function for hook in group)
+                names = ", ".join(hook.function for hook in together)
                 failures.append(f"{names}: {error.strerror}")
         if links:
-            self._open.setdefault((probe, pid), []).extend(links)
+            self._open.setdefault((group, pid), []).extend(links)
         return failures
 
     def _link(
@@ -75,15 +75,15 @@ class Links:
             raise
         return links
 
-    def detach(self, probe: str, pid: int, then: Callable[[], None] | None = None) -> None:
-        """Detach a probe from one process, in the background; call ``then`` there afterwards."""
-        links = self._open.pop((probe, pid), [])
+    def detach(self, group: str, pid: int, then: Callable[[], None] | None = None) -> None:
+        """Detach a group from one process, in the background; call ``then`` there afterwards."""
+        links = self._open.pop((group, pid), [])
         self._closing = [one for one in self._closing if not one.done()]
         self._closing.append(self._closer.submit(_close_then, links, then))
 
-    def pids(self, probe: str) -> list[int]:
-        """The processes that a probe is attached to."""
-        return [pid for name, pid in self._open if name == probe]
+    def pids(self, group: str) -> list[int]:
+        """The processes that a group is attached to."""
+        return [pid for name, pid in self._open if name == group]
 
     @contextmanager
     def on_scratch(self, path: str, offset: int, pid: int, returns: bool) -> Iterator[None]:
@@ -95,14 +95,15 @@ class Links:
         try:
             for program, at_return in pairs:
                 hook = Hook(
-                    slow_path.SPEC.name,
-                    "scratch",
-                    program,
-                    path,
-                    offset,
-                    _CALIBRATE,
-                    at_return,
-                    PriceClass.EMULATED,
+                    probe=slow_path.SPEC.name,
+                    group=slow_path.SPEC.name,
+                    function="scratch",
+                    program=program,
+                    path=path,
+                    offset=offset,
+                    cookie=_CALIBRATE,
+                    returns=at_return,
+                    price=PriceClass.EMULATED,
                 )
                 links += self._link(program, path, [hook], pid, at_return)
             yield

@@ -30,13 +30,20 @@ from tracer.backends.bcc.load import Kernel
 from tracer.backends.bcc.perf_uprobes import kernel_has_uprobe_multi
 from tracer.backends.bcc.switch_rate import SwitchRate
 from tracer.backends.bcc.uprobe_links import Links
-from tracer.backends.bcc.uprobe_maps import HIT_SLOTS, OPEN_WAITS, AllocMaps, WaitMaps
+from tracer.backends.bcc.uprobe_maps import OPEN_WAITS, AllocMaps, WaitMaps
 from tracer.governor import SECOND_NS, Decision, Governor, Group
 from tracer.sites import price
 from tracer.sites.hooks import Hook, TargetHooks, plan_target
 
 DRAIN_PERIOD_NS = SECOND_NS
 _PROBES = (SLOW_PATH, ALLOC)
+_GROUPS = (
+    (ALLOC, Group("alloc.realloc", 1)),
+    (ALLOC, Group("alloc.malloc", 2)),
+    (ALLOC, Group("alloc.refill", 3)),
+    (SLOW_PATH, Group("slow_path", 4, look_first=True)),
+)
+"""What is given up and taken back together (``tracer.sites.hooks.GROUP_OF``), the first first."""
 
 
 @contextmanager
@@ -65,13 +72,9 @@ class Uprobes:
         self._cache = cache_directory(options.cache_dir)
         self._prices = price.load(self._cache)
         self._multi = kernel_has_uprobe_multi() if multi is None else multi
-        self._governor = Governor(
-            [
-                Group(spec.name, spec.shed_order or 0, look_first=spec is SLOW_PATH)
-                for spec in self.specs
-            ],
-            options.budget,
-        )
+        groups = [group for spec, group in _GROUPS if wanted[spec.name]]
+        self._groups = [group.name for group in groups]
+        self._governor = Governor(groups, options.budget)
         self._plans: dict[int, TargetPlan] = {}
         self._hooks: dict[int, TargetHooks] = {}
         self._waits: WaitMaps | None = None
@@ -130,8 +133,8 @@ class Uprobes:
     @_kernel_calls()
     def gone(self, pid: int) -> None:
         """Let go of a process that has ended or replaced its program."""
-        for probe in self._names:
-            self.links.detach(probe, pid)
+        for group in self._groups:
+            self.links.detach(group, pid)
         if self._waits is not None:
             self._waits.forget(pid)
         if self._allocs is not None:
@@ -170,17 +173,17 @@ class Uprobes:
             for probe, refusal in hooks.refusals
             if probe in self._names
         ]
-        for probe in self._names:
-            if self._governor.armed(probe):
-                events += self._attach(probe, pid, now_ns)
+        for group in self._groups:
+            if self._governor.armed(group):
+                events += self._attach(group, pid, now_ns)
         return events
 
-    def _attach(self, probe: str, pid: int, now_ns: int) -> list[Event]:
-        hooks = [hook for hook in self._hooks[pid].hooks if hook.probe == probe]
-        failures = self.links.attach(probe, pid, hooks)
-        if failures and not self.links.pids(probe):
-            self._governor.drop(probe)
-        return [_failed(probe, pid, now_ns, why) for why in failures]
+    def _attach(self, group: str, pid: int, now_ns: int) -> list[Event]:
+        hooks = [hook for hook in self._hooks[pid].hooks if hook.group == group]
+        failures = self.links.attach(group, pid, hooks)
+        if failures and not self.links.pids(group):
+            self._governor.drop(group)
+        return [_failed(group, pid, now_ns, why) for why in failures]
 
     def _look(self, now_ns: int, rate: float) -> list[Decision]:
         predicted = rate * self._price_of_wait() / SECOND_NS
@@ -200,8 +203,8 @@ class Uprobes:
                 self.links.detach(decision.group, pid, self._after_detach(decision.group))
         yield _governed(decision, now_ns)
 
-    def _after_detach(self, probe: str) -> Any:
-        return self._waits.drop_open if probe == SLOW_PATH.name and self._waits else None
+    def _after_detach(self, group: str) -> Any:
+        return self._waits.drop_open if group == SLOW_PATH.name and self._waits else None
 
     @_kernel_calls()
     def hits(self) -> dict[str, npt.NDArray[np.uint64]]:
@@ -214,24 +217,30 @@ class Uprobes:
         return hits
 
     def _spent(self) -> dict[str, int]:
-        """CPU time (ns) that each probe has cost all targets so far.
+        """CPU time (ns) that each group has cost all targets so far.
 
         Each hit counts at the price that was known when it was seen.
         """
-        prices = {ALLOC.name: self._alloc_prices()}
-        wait = np.full(HIT_SLOTS, self._price_of_wait())
         for probe, hits in self.hits().items():
             new = hits - self._seen_hits.get(probe, np.zeros_like(hits))
-            self._cost_ns[probe] = self._cost_ns.get(probe, 0) + int(new @ prices.get(probe, wait))
             self._seen_hits[probe] = hits
+            for (name, cookie), (group, price_ns) in self._cookies().items():
+                if name == probe:
+                    cost = int(new[cookie] * price_ns)
+                    self._cost_ns[group] = self._cost_ns.get(group, 0) + cost
         return dict(self._cost_ns)
 
-    def _alloc_prices(self) -> npt.NDArray[np.float64]:
-        prices = np.full(HIT_SLOTS, self._prices.emulated_ns)
-        for hook in self._all_hooks():
-            if hook.probe == ALLOC.name:
-                prices[hook.cookie] = self._prices.of(hook.price)
-        return prices
+    def _cookies(self) -> dict[tuple[str, int], tuple[str, float]]:
+        """(probe, cookie) → group, price of a hit in ns."""
+        returning = {(one.probe, one.cookie) for one in self._all_hooks() if one.returns}
+        return {
+            (one.probe, one.cookie): (
+                one.group,
+                self._prices.of(one.price)
+                + self._prices.return_ns * ((one.probe, one.cookie) in returning),
+            )
+            for one in self._all_hooks()
+        }
 
     def _all_hooks(self) -> Iterable[Hook]:
         return (hook for hooks in self._hooks.values() for hook in hooks.hooks)

@@ -23,9 +23,11 @@ from tracer.pymem.layout import Layout
 from tracer.pymem.linetable import CODE_UNIT, line_at
 from tracer.pymem.memory import MemoryReader
 from tracer.pymem.objects import ObjectReader
-from tracer.pymem.runtime import TRIES, ThreadState
+from tracer.pymem.runtime import ThreadState
 
 MAX_DEPTH = 4096
+TRIES = 3
+"""How often a stack is read that changes under the reader's hands; then it is torn."""
 _FOREIGN_FRAMES = 64  # frames of no Python code (entries from C) that a short stack may hide
 _MAX_CODES = 1 << 15
 _GLOBALS_SLOTS = 32  # __name__ is put into a module's namespace first

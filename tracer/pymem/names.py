@@ -78,7 +78,7 @@ class NameReader:
             threads = retry(lambda: self._read_active(interpreter))
         except MemoryReadError:
             self._active.pop(interpreter, None)
-            threads = {}
+            return  # what is known is looked at again whenever a name is asked for
         kept = {key: at for key, at in self._thread_objects.items() if key[0] != interpreter}
         kept.update({(interpreter, ident): at for ident, at in threads.items()})
         self._thread_objects = kept

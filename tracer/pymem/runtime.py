@@ -19,8 +19,8 @@ from tracer.pymem.memory import MemoryReader
 
 MAX_INTERPRETERS = 4096
 MAX_THREADS = 1 << 17
-TRIES = 3
-"""How often something that changes under the reader's hands is read."""
+TRIES = 8
+"""How often a list or dict that changes under the reader's hands is read (≤ 1 ms each)."""
 
 _WORD = 8
 T = TypeVar("T")

@@ -161,6 +161,35 @@ def test_stacks_of_running_threads_are_possible_ones_or_torn(
     assert whole > 20
 
 
+@matrix("system-3.11", "pyenv-3.12", "chroot-3.15")
+def test_threads_that_stay_are_named_while_others_come_and_go(
+    interpreter: Interpreter, start: Start
+) -> None:
+    process = start(interpreter, TARGETS / "threads_come_and_go.py")
+    stay = dict(word.split("=") for word in read_line(process).split())
+    context = TargetContext([inspect(process.pid)])
+    tids = [int(tid) for tid in stay]
+
+    def all_read() -> bool:
+        described = [context.describe(process.pid, tid, 0) for tid in tids]
+        return [one.thread_name for one in described] == list(stay.values())
+
+    wait_until(all_read, "every name", 10)
+    for _ in range(50):
+        for tid in tids:
+            described = context.describe(process.pid, tid, 0)
+            assert described.thread_name == stay[str(tid)]
+            assert described.python is True
+            assert described.frames is not None
+            assert [frame.function for frame in described.frames][:2] == [
+                "Condition.wait",
+                "Event.wait",
+            ]
+    for task in os.listdir(f"/proc/{process.pid}/task"):  # those that go get no wrong name
+        name = context.thread_name(process.pid, int(task)) or ""
+        assert name.startswith("stays") == (task in stay)
+
+
 def test_a_target_that_ends_gives_unknown_and_no_error(start: Start) -> None:
     process = start(get("system-3.11"), TARGETS / "threads_and_names.py", ["2"])
     truth = told(process)

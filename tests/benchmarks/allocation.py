@@ -64,7 +64,6 @@ def _session(target: subprocess.Popen[bytes]) -> Iterator[Session]:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
-            start_new_session=True,
         )
         try:
             session = Session(target, tracer)
@@ -81,7 +80,6 @@ def _with_numpy() -> subprocess.Popen[bytes]:
         [sys.executable, "-u", str(_SCRIPT), "numpy"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
-        start_new_session=True,
     )
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import random
-import signal
 import statistics
 import subprocess
 import time
@@ -18,6 +17,7 @@ import numpy as np
 
 from tests.benchmarks import kernel
 from tests.benchmarks.pairs import TARGETS, interpreter
+from tests.benchmarks.quiet import going_first, last_cpu
 from tests.benchmarks.tools import parkscope_process
 from tests.interpreters import launch
 from tests.processes import read_line, started, wait_ready
@@ -108,16 +108,18 @@ class _Target:
 
 @contextmanager
 def _target() -> Iterator[_Target]:
-    process = launch(
-        interpreter("pyenv-3.11", "system-3.11"),
-        TARGETS / "steady_loop.py",
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-    )
-    with started(process):
-        wait_ready(process)
-        os.sched_setaffinity(process.pid, {max(os.sched_getaffinity(0))})
-        yield _Target(process)
+    with going_first():
+        process = launch(
+            interpreter("pyenv-3.11", "system-3.11"),
+            TARGETS / "steady_loop.py",
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            start_new_session=False,
+        )
+        with started(process):
+            os.sched_setaffinity(process.pid, last_cpu())
+            wait_ready(process)
+            yield _Target(process)
 
 
 def kill_often(times: int = KILLS, seed: int = 0) -> Verdict:
@@ -142,7 +144,7 @@ def _kill_once(target: _Target, verdict: Verdict, after_s: float) -> None:
         links = kernel.held_by(tracer.pid, "link_id")
         programs = kernel.held_by(tracer.pid, "prog_id")
         verdict.probed_bytes.append(changed_bytes(target.pid))
-        os.killpg(tracer.pid, signal.SIGKILL)
+        tracer.kill()
         time.sleep(GONE_S)
         verdict.left_bytes.append(changed_bytes(target.pid))
         verdict.left_links.append(len(links & kernel.links()))

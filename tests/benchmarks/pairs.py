@@ -21,6 +21,7 @@ from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from tests.benchmarks.quiet import going_first, last_cpu
 from tests.full import NotMeasured
 from tests.interpreters import Interpreter, interpreters, launch
 from tests.processes import read_line, started, wait_ready
@@ -87,19 +88,21 @@ def workload(interpreter: Interpreter, name: str) -> Iterator[Workload]:
     One CPU: threads that wake each other run at the same pace each time, wherever
     the scheduler would have put them; tools are free to use the others.
     """
-    process = launch(
-        interpreter,
-        TARGETS / "workload.py",
-        [name],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-    )
-    with started(process):
-        os.sched_setaffinity(process.pid, {max(os.sched_getaffinity(0))})
-        wait_ready(process)
-        target = Workload(process)
-        target.work(SLICE_S / 2)
-        yield target
+    with going_first():
+        process = launch(
+            interpreter,
+            TARGETS / "workload.py",
+            [name],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            start_new_session=False,
+        )
+        with started(process):
+            os.sched_setaffinity(process.pid, last_cpu())
+            wait_ready(process)
+            target = Workload(process)
+            target.work(SLICE_S / 2)
+            yield target
 
 
 @dataclass(slots=True)

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 import orjson
 
 from tests.benchmarks.pairs import TARGETS, interpreter
+from tests.benchmarks.quiet import going_first
 from tests.benchmarks.tools import BIN
 from tests.interpreters import launch
 from tests.processes import read_line, started, wait_ready
@@ -24,15 +25,17 @@ _PARKSCOPE = str(BIN / "parkscope")
 @contextmanager
 def idle_target(threads: int) -> Iterator[int]:
     """The PID of a Python process with so many threads, all waiting."""
-    process = launch(
-        interpreter("pyenv-3.11", "system-3.11"),
-        TARGETS / "many_threads.py",
-        [str(threads)],
-        stdout=subprocess.PIPE,
-    )
-    with started(process):
-        wait_ready(process, 60)
-        yield process.pid
+    with going_first():
+        process = launch(
+            interpreter("pyenv-3.11", "system-3.11"),
+            TARGETS / "many_threads.py",
+            [str(threads)],
+            stdout=subprocess.PIPE,
+            start_new_session=False,
+        )
+        with started(process):
+            wait_ready(process, 60)
+            yield process.pid
 
 
 def seconds_to_armed(pid: int, environment: Mapping[str, str] | None = None) -> float:
@@ -44,7 +47,6 @@ def seconds_to_armed(pid: int, environment: Mapping[str, str] | None = None) -> 
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         env={**os.environ, **(environment or {})},
-        start_new_session=True,
     )
     with started(process):
         line = orjson.loads(read_line(process, 60))
@@ -71,10 +73,11 @@ def first_time_to_armed(pid: int) -> float:
 def times_of_help() -> list[float]:
     """``parkscope --help``, from its start to its end, ``REPEATS`` times in seconds."""
     times = []
-    for _ in range(REPEATS + 1):
-        began = time.perf_counter()
-        subprocess.run([_PARKSCOPE, "--help"], stdout=subprocess.DEVNULL, check=True)
-        times.append(time.perf_counter() - began)
+    with going_first():
+        for _ in range(REPEATS + 1):
+            began = time.perf_counter()
+            subprocess.run([_PARKSCOPE, "--help"], stdout=subprocess.DEVNULL, check=True)
+            times.append(time.perf_counter() - began)
     return times[1:]
 
 

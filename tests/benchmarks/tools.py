@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
@@ -41,7 +41,6 @@ def _attached(command: Sequence[str], says: str) -> Iterator[subprocess.Popen[by
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
-        start_new_session=True,
     )
     try:
         while says not in read_line(process, _ATTACH_S):
@@ -52,8 +51,7 @@ def _attached(command: Sequence[str], says: str) -> Iterator[subprocess.Popen[by
         try:
             process.communicate(timeout=_LEAVE_S)
         except subprocess.TimeoutExpired:
-            with suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
+            process.kill()
             process.communicate()
 
 

@@ -21,6 +21,7 @@ import probes
 from collector.decode import decode
 from probes.spec import CostClass, Hook, ProbeSpec, Program
 from probes.wire import Kind
+from tests.benchmarks.quiet import going_first, last_cpu, waited_ns
 from tests.full import NotMeasured
 from tests.processes import read_line, started
 from tracer.backends import Options, TargetPlan
@@ -77,7 +78,7 @@ def producer() -> Iterator[_Producer]:
     compiler = shutil.which("cc") or shutil.which("gcc")
     if compiler is None:
         raise NotMeasured("no C compiler (apt install gcc libc6-dev)")
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, going_first():
         program = f"{folder}/producer"
         command = [compiler, "-O2", "-o", program, str(HERE / "producer.c")]
         subprocess.run(command, check=True, capture_output=True)
@@ -85,10 +86,9 @@ def producer() -> Iterator[_Producer]:
             [program],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            start_new_session=True,
         )
         with started(process):
-            os.sched_setaffinity(process.pid, {max(os.sched_getaffinity(0))})
+            os.sched_setaffinity(process.pid, last_cpu())
             word, offset = read_line(process).split()
             if word != "ready":
                 raise NotMeasured("the producer did not start")
@@ -148,6 +148,7 @@ class Outcome:
     dropped: int = 0
     producer_ns: int = 0
     consumer_cpu_ns: int = 0
+    consumer_waited_ns: int = 0
 
     @property
     def rate(self) -> float:
@@ -193,12 +194,13 @@ def flood(
     _take(source, outcome, 0)
     outcome.received = outcome.dropped = 0
     target.start(calls, pace_ns)
-    cpu_ns = time.thread_time_ns()
+    cpu_ns, ready_ns = time.thread_time_ns(), waited_ns()
     while not target.done():
         _take(source, outcome, _QUIET_POLL_NS)
         if pause_ns:
             time.sleep(pause_ns / 1e9)
     outcome.consumer_cpu_ns = time.thread_time_ns() - cpu_ns
+    outcome.consumer_waited_ns = waited_ns() - ready_ns
     made, outcome.producer_ns = target.finish()
     outcome.made = made * BURST
     while _take(source, outcome, 2 * _QUIET_POLL_NS):

@@ -180,12 +180,15 @@ setup() {
 need_test_tools() {
     local missing=()
     command -v cc >/dev/null || missing+=(gcc libc6-dev)
+    [ -n "$(compgen -G '/usr/include/python3*/Python.h')" ] || missing+=(python3-dev)
+    command -v tmux >/dev/null || missing+=(tmux)
     [ "$(id -u)" -ne 0 ] || [ -x /usr/sbin/debootstrap ] || missing+=(debootstrap)
     [ ${#missing[@]} -gt 0 ] || return 0
+    local why="the tests compare C headers by compiler, look at a terminal, and fetch newer Pythons"
     if may_install; then
-        apt_install "a compiler compares record.h with wire.py; debootstrap brings newer Pythons" \
-            "${missing[@]}" || say "going on without them: the tests that need them are skipped"
+        apt_install "$why" "${missing[@]}" ||
+            say "going on without them: the tests that need them are skipped"
     else
-        say "going on without ${missing[*]}: installing needs root; the tests that need them are skipped"
+        say "going on without ${missing[*]}: installing needs root; tests that need them are skipped"
     fi
 }

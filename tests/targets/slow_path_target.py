@@ -8,7 +8,6 @@ Says "ready", then obeys lines on stdin, each answered by one line of JSON:
 """
 
 import json
-import re
 import sys
 import threading
 import time
@@ -55,15 +54,16 @@ def wait_for_lock(kind, seconds, timeout):
     return truth
 
 
+def c_call(steps):
+    """One call of C code that keeps the GIL; the time it took in seconds."""
+    begin = time.perf_counter()
+    sum(range(steps))
+    return time.perf_counter() - begin
+
+
 def hold_gil(seconds):
-    """Match a pattern that takes exponential time: one call of C code that keeps the GIL."""
-    length, took = 14, 0.0
-    while took < seconds / 3:
-        length += 1
-        begin = time.perf_counter()
-        re.match("(a|a)*b", "a" * length)
-        took = time.perf_counter() - begin
-    length += 2
+    step = min(c_call(200000) for _ in range(5)) / 200000
+    steps = int(seconds / step)
     truth, asleep = {}, threading.Event()
 
     def victim():
@@ -74,7 +74,7 @@ def hold_gil(seconds):
 
     def hog():
         truth["hog_start_ns"] = now()
-        re.match("(a|a)*b", "a" * length)
+        c_call(steps)
         truth["hog_end_ns"] = now()
 
     threads = [threading.Thread(target=victim), threading.Thread(target=hog)]

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import TypeVar, cast
 
 from probes.alloc import spec as alloc
 from probes.errors import BadElf
 from probes.slow_path import spec as slow_path
 from tracer.elf import Elf
-from tracer.sites.allocation import LargeSites, RefillSite, plan_large, plan_refill
+from tracer.sites.allocation import REFILL, LargeSites, RefillSite, plan_large, plan_refill
 from tracer.sites.planner import Function, PriceClass, Refusal, Site
 from tracer.sites.slow_path import gil_code, plan_waits
 from tracer.target import Module, Target
@@ -19,15 +20,29 @@ _Planned = TypeVar("_Planned")
 _OLD_PTHREAD = "/libpthread-2."  # before glibc 2.34; what is left of it since has another name
 
 
+GROUP_OF: Mapping[str, str] = MappingProxyType(
+    {
+        "realloc": "alloc.realloc",
+        "malloc": "alloc.malloc",
+        "calloc": "alloc.malloc",
+        REFILL: "alloc.refill",
+    }
+)
+"""Parts of the allocation probe, by function: ``realloc`` can be ten times as frequent as
+the rest, and refills hardly ever cost much."""
+
+
 @dataclass(frozen=True, slots=True)
 class Hook:
     """One place in a file and the program that runs there.
 
+    ``group`` is what is given up and taken back together: the probe, or a part of it.
     ``price`` is that of the entry; ``returns``: the program runs at the return (the
     price of a return probe comes on top of the entry's).
     """
 
     probe: str
+    group: str
     function: str
     program: str
     path: str
@@ -127,7 +142,7 @@ def _large_hooks(libc: Module, sites: LargeSites) -> list[Hook]:
 
 def _refill(target: Target, long_nops: bool) -> list[Hook] | Refusal:
     if target.python is None:
-        return Refusal("allocate_from_new_pool", target.refusal or "no CPython")
+        return Refusal(REFILL, target.refusal or "no CPython")
     module = target.python.module
     found: RefillSite | Refusal = _of(
         module, lambda elf: plan_refill(elf, long_nops=long_nops), "refill", long_nops
@@ -167,7 +182,9 @@ def _hook(
     *,
     returns: bool = False,
 ) -> Hook:
-    return Hook(probe, name, program, module.open_path, site.offset, cookie, returns, site.price)
+    path = module.open_path
+    group = GROUP_OF.get(name, probe)
+    return Hook(probe, group, name, program, path, site.offset, cookie, returns, site.price)
 
 
 _remembered: dict[tuple[object, ...], object] = {}

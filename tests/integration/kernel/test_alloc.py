@@ -114,7 +114,7 @@ def test_too_many_requests_are_given_up(
     with attached(process, cache, slow_path=False, budget=1e-9) as session:
         session.ask("large bytes 100")
         (shed, *_) = session.until(
-            lambda: session.said("governor", probe="alloc", action="shed"), "alloc shed"
+            lambda: session.said("governor", probe="alloc.malloc", action="shed"), "shed"
         )
         assert shed.data["cost"] > 0
         assert process.poll() is None

@@ -221,10 +221,11 @@ class Uprobes:
 
         Each hit counts at the price that was known when it was seen.
         """
+        cookies = self._cookies()
         for probe, hits in self.hits().items():
             new = hits - self._seen_hits.get(probe, np.zeros_like(hits))
             self._seen_hits[probe] = hits
-            for (name, cookie), (group, price_ns) in self._cookies().items():
+            for (name, cookie), (group, price_ns) in cookies.items():
                 if name == probe:
                     cost = int(new[cookie] * price_ns)
                     self._cost_ns[group] = self._cost_ns.get(group, 0) + cost
@@ -261,6 +262,7 @@ class Pricing:
         self._cache = cache_dir
         self._scratch: price.Scratch | None = None
         self._thread: threading.Thread | None = None
+        self._closed = threading.Event()
         self.found: price.Prices | None = None
 
     def start(self, links: Links) -> None:
@@ -273,6 +275,8 @@ class Pricing:
     def _measure(self, links: Links) -> None:
         try:
             with price.Scratch() as self._scratch:
+                if self._closed.is_set():
+                    return
                 found = price.measure(self._scratch, links.on_scratch)
             price.store(self._cache, found)
         except OSError:
@@ -281,6 +285,7 @@ class Pricing:
 
     def close(self) -> None:
         """Stop measuring, wherever it is."""
+        self._closed.set()
         if self._thread is not None:
             if self._scratch is not None:
                 self._scratch.kill()

@@ -6,7 +6,7 @@ the session; the other sinks are still closed properly, and the source too.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 
@@ -98,7 +98,7 @@ class Pipeline:
             pass
         return self._why
 
-    def steps(self) -> Iterator[None]:
+    def steps(self) -> Generator[None, None, None]:
         """Run step by step; sinks have been told everything of a step when it yields.
 
         Closing the iterator early detaches as well. Raises the ``ParkscopeError``

@@ -39,13 +39,16 @@ class Program:
     idle_parks: int
 
 
-def _run(*argv: str | Path, **popen: int) -> subprocess.Popen[bytes]:
+def _run(
+    *argv: str | Path, stdout: int = subprocess.DEVNULL, stderr: int = subprocess.DEVNULL
+) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
         [sys.executable, *argv],
         cwd=TARGETS,
         stdin=subprocess.DEVNULL,
+        stdout=stdout,
+        stderr=stderr,
         start_new_session=True,
-        **{"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, **popen},
     )
 
 

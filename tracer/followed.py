@@ -37,9 +37,7 @@ class Followed:
     ``python`` is False or it was ``launched`` and will execute one soon.
     """
 
-    def __init__(
-        self, pids: Sequence[int], *, python: bool, launched: bool, follow: bool
-    ) -> None:
+    def __init__(self, pids: Sequence[int], *, python: bool, launched: bool, follow: bool) -> None:
         self._python = python
         self._launched = launched
         self._follow = follow

@@ -121,4 +121,4 @@ threading.stack_size(65536)
 print("ready", flush=True)
 for line in sys.stdin:
     name, *arguments = line.split()
-    print(json.dumps(COMMANDS[name](*arguments)), flush=True)
+    print(json.dumps(COMMANDS[name](*arguments)), flush=True)  # type: ignore[operator]

@@ -28,8 +28,9 @@ kept = []
 
 
 def held(kind):
-    lock = {"Lock": threading.Lock, "RLock": threading.RLock, "Semaphore": Semaphores}[kind]()
-    lock.acquire()
+    kinds = {"Lock": threading.Lock, "RLock": threading.RLock, "Semaphore": Semaphores}
+    lock = kinds[kind]()
+    lock.acquire()  # type: ignore[attr-defined]
     return lock
 
 

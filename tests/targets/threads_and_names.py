@@ -54,19 +54,24 @@ class Worker(threading.Thread):
             pass
 
 
+def outwards(frame):
+    while frame is not None:
+        yield frame
+        frame = frame.f_back
+
+
 def told():
     ids = {thread.ident: thread.native_id for thread in threading.enumerate()}
     if ids[threading.get_ident()] != threading.get_native_id():
         ids[threading.get_ident()] = threading.get_native_id()  # a fork, until 3.12
     frames = {}
     for ident, innermost in sys._current_frames().items():
-        stack, frame = [], innermost
-        while frame is not None:
+        stack = []
+        for frame in outwards(innermost):
             code = frame.f_code
             stack.append(
                 [frame.f_globals["__name__"], code.co_qualname, code.co_filename, frame.f_lineno]
             )
-            frame = frame.f_back
         if ident != threading.get_ident():
             frames[ids[ident]] = stack
     names = {ids[thread.ident]: thread.name for thread in threading.enumerate()}

@@ -206,7 +206,7 @@ def test_gil_slices_are_one_park(detector: ParkDetector) -> None:
 
 def test_a_gil_waiter_seen_between_two_slices_goes_on_waiting(detector: ParkDetector) -> None:
     play(detector, 100, gil_blocked(100, 98, 1000))
-    play(detector, 120, running(120, cpu_us=1050))
+    found = play(detector, 120, running(120, cpu_us=1050))
     for ts in range(140, 320, 20):
         found = play(detector, ts, gil_blocked(ts, ts - 2, 1000 + ts // 2))
     assert [p.start_ns for p in found.crossed] == [98 * MS]
@@ -228,7 +228,7 @@ def test_a_gil_wait_is_not_flagged_on_silence(detector: ParkDetector) -> None:
 
 def test_an_exact_gil_wait_ends_with_its_own_record(detector: ParkDetector) -> None:
     first = wait(95, 100, ts=100, kind=Kind.WAIT_OPEN, wait_class=WaitClass.GIL, address=GIL)
-    play(detector, 100, first, gil_blocked(100, 98, 1000), scan(100))
+    found = play(detector, 100, first, gil_blocked(100, 98, 1000), scan(100))
     for ts in range(120, 320, 20):
         found = play(detector, ts, gil_blocked(ts, ts - 2, 1000 + ts // 2), scan(ts))
     (park,) = found.crossed

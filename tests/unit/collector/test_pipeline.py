@@ -136,9 +136,7 @@ def test_a_long_park_is_said_with_its_stack_and_later_its_end() -> None:
     assert (long.start_ns, long.duration_ns) == (10 * MS, 201 * MS)
     assert long.data["fd"] == 5
     assert long.data["syscall"] == "recvfrom"
-    assert long.data["stack"] == [
-        {"function": "get", "file": "app.py", "line": 3, "module": "app"}
-    ]
+    assert long.data["stack"] == [{"function": "get", "file": "app.py", "line": 3, "module": "app"}]
     assert (end.duration_ns, end.data["end"]) == (590 * MS, "woken")
     assert end.data["waker"] == {"pid": 99, "tid": 99, "same_process": False}
     assert end.data["park_id"] == long.data["park_id"]

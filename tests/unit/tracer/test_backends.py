@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from types import MappingProxyType, ModuleType
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -30,6 +30,11 @@ class Fake(ModuleType):
         return f"attached by {self.__name__}"
 
 
+def attached(name: str) -> tuple[str, str]:
+    """What stands for the source, and the reason."""
+    return cast("tuple[str, str]", backends.attach(name, [], backends.Options()))
+
+
 @pytest.fixture
 def offered(monkeypatch: pytest.MonkeyPatch) -> Any:
     def offer(**fakes: tuple[str | None, ParkscopeError | None]) -> None:
@@ -45,10 +50,7 @@ def offered(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 def test_the_best_that_works_is_taken(offered: Any) -> None:
     offered(good=(None, None), poor=(None, None))
-    assert backends.attach("auto", [], backends.Options()) == (
-        "attached by fake_backend_good",
-        "good",
-    )
+    assert attached("auto") == ("attached by fake_backend_good", "good")
 
 
 @pytest.mark.parametrize(
@@ -61,7 +63,7 @@ def test_the_best_that_works_is_taken(offered: Any) -> None:
 )
 def test_a_worse_one_is_taken_and_it_is_said_why(offered: Any, good: Any) -> None:
     offered(good=good, poor=(None, None))
-    source, why = backends.attach("auto", [], backends.Options())
+    source, why = attached("auto")
     assert source == "attached by fake_backend_poor"
     assert why == "poor; not good: no BTF here"
 

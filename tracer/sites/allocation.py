@@ -18,7 +18,7 @@ an allocator that replaces libc's (jemalloc, tcmalloc by LD_PRELOAD).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import msgspec
 
 from tracer.elf import Elf
 from tracer.sites.planner import Function, PriceClass, Refusal, Site, find, plan
@@ -33,8 +33,7 @@ _CLASS_SHIFT = 4
 _ARGUMENTS = ("rdi", "rsi")
 
 
-@dataclass(frozen=True, slots=True)
-class RefillSite:
+class RefillSite(msgspec.Struct, frozen=True, tag=True):
     """``register`` holds the size class when the site is hit."""
 
     site: Site
@@ -42,8 +41,7 @@ class RefillSite:
     how: str
 
 
-@dataclass(frozen=True, slots=True)
-class LargeSites:
+class LargeSites(msgspec.Struct, frozen=True, tag=True):
     """libc's three entries; ``nested`` are the [start, end) of those that call ``malloc``.
 
     ``realloc_null_is_malloc``: ``realloc(NULL, n)`` jumps to ``malloc``'s entry, where

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import TypeVar, cast
+from typing import Any, TypeVar
 
 from probes.alloc import spec as alloc
 from probes.errors import BadElf
 from probes.slow_path import spec as slow_path
 from tracer.elf import Elf
 from tracer.sites.allocation import REFILL, LargeSites, RefillSite, plan_large, plan_refill
+from tracer.sites.kept import KeptPlans
 from tracer.sites.planner import Function, PriceClass, Refusal, Site
 from tracer.sites.slow_path import gil_code, plan_waits
 from tracer.target import Module, Target
@@ -71,19 +72,27 @@ class TargetHooks:
     take_gil: tuple[int, int] | None
 
 
-def plan_target(target: Target, *, long_nops: bool = False) -> TargetHooks:
-    """The hooks of a target. Files that cannot be read end up among the refusals."""
+def plan_target(
+    target: Target, plans: KeptPlans | None = None, *, long_nops: bool = False
+) -> TargetHooks:
+    """The hooks of a target. Files that cannot be read end up among the refusals.
+
+    ``plans`` knows files that were planned before. ``long_nops``: see ``x86.emulatable``.
+    """
+    plans = plans or KeptPlans()
     hooks: list[Hook] = []
     refusals: list[tuple[str, Refusal]] = []
-    for probe, found in _waits(target, long_nops):
+    for probe, found in _waits(target, plans, long_nops):
         _sort(probe, found, hooks, refusals)
-    large = _large(target, long_nops)
+    large = _large(target, plans, long_nops)
     if isinstance(large, Refusal):
         refusals.append((alloc.SPEC.name, large))
     elif target.libc is not None:
         hooks += _large_hooks(target.libc, large)
-    _sort(alloc.SPEC.name, _refill(target, long_nops), hooks, refusals)
-    return TargetHooks(tuple(hooks), tuple(refusals), _libc_code(target, large), _take_gil(target))
+    _sort(alloc.SPEC.name, _refill(target, plans, long_nops), hooks, refusals)
+    return TargetHooks(
+        tuple(hooks), tuple(refusals), _libc_code(target, large), _take_gil(target, plans)
+    )
 
 
 def _sort(
@@ -98,14 +107,19 @@ def _sort(
         hooks += found
 
 
-def _waits(target: Target, long_nops: bool) -> Iterator[tuple[str, list[Hook] | Refusal]]:
+def _waits(
+    target: Target, plans: KeptPlans, long_nops: bool
+) -> Iterator[tuple[str, list[Hook] | Refusal]]:
     """Entry and return of each contended wait. Before glibc 2.34 libpthread has them."""
     probe = slow_path.SPEC.name
     if target.libc is None:
         yield probe, Refusal("sem_wait", "the target maps no C library that is known")
         return
     module = next((one for one in target.modules if _OLD_PTHREAD in one.path), target.libc)
-    planned = _of(module, lambda elf: plan_waits(elf, long_nops=long_nops), "waits", long_nops)
+    planned = _of(
+        plans, module, ("waits", long_nops), dict[str, Site | Refusal],
+        lambda elf: plan_waits(elf, long_nops=long_nops),
+    )  # fmt: skip
     if isinstance(planned, Refusal):
         yield probe, planned
         return
@@ -123,10 +137,13 @@ def _waits(target: Target, long_nops: bool) -> Iterator[tuple[str, list[Hook] | 
         )
 
 
-def _large(target: Target, long_nops: bool) -> LargeSites | Refusal:
+def _large(target: Target, plans: KeptPlans, long_nops: bool) -> LargeSites | Refusal:
     if target.libc is None:
         return Refusal("malloc", "the target maps no C library that is known")
-    return _of(target.libc, lambda elf: plan_large(elf, long_nops=long_nops), "large", long_nops)
+    return _of(
+        plans, target.libc, ("large", long_nops), LargeSites | Refusal,
+        lambda elf: plan_large(elf, long_nops=long_nops),
+    )  # fmt: skip
 
 
 def _large_hooks(libc: Module, sites: LargeSites) -> list[Hook]:
@@ -140,13 +157,14 @@ def _large_hooks(libc: Module, sites: LargeSites) -> list[Hook]:
     ]
 
 
-def _refill(target: Target, long_nops: bool) -> list[Hook] | Refusal:
+def _refill(target: Target, plans: KeptPlans, long_nops: bool) -> list[Hook] | Refusal:
     if target.python is None:
         return Refusal(REFILL, target.refusal or "no CPython")
     module = target.python.module
     found: RefillSite | Refusal = _of(
-        module, lambda elf: plan_refill(elf, long_nops=long_nops), "refill", long_nops
-    )
+        plans, module, ("refill", long_nops), RefillSite | Refusal,
+        lambda elf: plan_refill(elf, long_nops=long_nops),
+    )  # fmt: skip
     if isinstance(found, Refusal):
         return found
     cookie = alloc.REFILL_SITES[found.register]
@@ -162,10 +180,12 @@ def _libc_code(target: Target, large: LargeSites | Refusal) -> LibcCode | None:
     return LibcCode(calloc, realloc, large.realloc_null_is_malloc)
 
 
-def _take_gil(target: Target) -> tuple[int, int] | None:
+def _take_gil(target: Target, plans: KeptPlans) -> tuple[int, int] | None:
     if target.python is None:
         return None
-    found: tuple[Function, ...] | Refusal = _of(target.python.module, gil_code, "gil", False)
+    found: tuple[Function, ...] | Refusal = _of(
+        plans, target.python.module, ("gil",), tuple[Function, ...], gil_code
+    )
     if isinstance(found, Refusal) or not found:
         return None
     start = found[0].address + target.python.module.load_bias
@@ -187,24 +207,20 @@ def _hook(
     return Hook(probe, group, name, program, path, site.offset, cookie, returns, site.price)
 
 
-_remembered: dict[tuple[object, ...], object] = {}
-MAX_REMEMBERED = 256
-
-
 def _of(
-    module: Module, read: Callable[[Elf], _Planned], what: str, long_nops: bool
+    plans: KeptPlans,
+    module: Module,
+    what: tuple[object, ...],
+    kind: Any,
+    read: Callable[[Elf], _Planned],
 ) -> _Planned | Refusal:
-    """What ``read`` makes of the module's file; remembered, because processes share files."""
-    key = (module.device, module.inode, module.mtime_ns, what, long_nops)
-    known = _remembered.get(key)
-    if known is not None:
-        return cast("_Planned", known)
-    try:
+    """What ``read`` makes of the module's file; kept, because processes share files."""
+
+    def make() -> _Planned:
         with Elf.open(module.open_path) as elf:
-            found = read(elf)
+            return read(elf)
+
+    try:
+        return plans.get(module, what, kind, make)
     except (OSError, BadElf) as error:
-        return Refusal(what, f"{module.path} cannot be read: {error}")
-    if len(_remembered) >= MAX_REMEMBERED:
-        _remembered.clear()
-    _remembered[key] = found
-    return found
+        return Refusal(str(what[0]), f"{module.path} cannot be read: {error}")

@@ -10,8 +10,9 @@ and says why: a probe that would slow the target down tenfold is no probe.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import Enum
+
+import msgspec
 
 from probes.errors import BadElf
 from tracer.elf import Elf
@@ -29,8 +30,7 @@ class PriceClass(Enum):
     STEPPED = "single-stepped"
 
 
-@dataclass(frozen=True, slots=True)
-class Site:
+class Site(msgspec.Struct, frozen=True, tag=True):
     """A place for a uprobe.
 
     ``address`` is the link-time address of the instruction, ``offset`` the same place
@@ -48,16 +48,14 @@ class Site:
     stack_untouched: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Refusal:
+class Refusal(msgspec.Struct, frozen=True, tag=True):
     """No probe on this function, and why."""
 
     function: str
     why: str
 
 
-@dataclass(frozen=True, slots=True)
-class Function:
+class Function(msgspec.Struct, frozen=True, tag=True):
     """A function to be probed: its name for people, entry address, size (0: unknown)."""
 
     name: str

@@ -34,6 +34,7 @@ from tracer.backends.bcc.uprobe_maps import OPEN_WAITS, AllocMaps, WaitMaps
 from tracer.governor import SECOND_NS, Decision, Governor, Group
 from tracer.sites import price
 from tracer.sites.hooks import Hook, TargetHooks, plan_target
+from tracer.sites.kept import KeptPlans
 
 DRAIN_PERIOD_NS = SECOND_NS
 _PROBES = (SLOW_PATH, ALLOC)
@@ -71,6 +72,7 @@ class Uprobes:
         self._names = [spec.name for spec in self.specs]
         self._cache = cache_directory(options.cache_dir)
         self._prices = price.load(self._cache)
+        self._kept = KeptPlans(self._cache / "sites")
         self._multi = kernel_has_uprobe_multi() if multi is None else multi
         groups = [group for spec, group in _GROUPS if wanted[spec.name]]
         self._groups = [group.name for group in groups]
@@ -97,7 +99,7 @@ class Uprobes:
         for plan in plans:
             self._plans[plan.target.pid] = plan
             self._hooks[plan.target.pid] = plan_target(
-                plan.target, long_nops=self._prices.long_nops
+                plan.target, self._kept, long_nops=self._prices.long_nops
             )
 
     def prepare(self, kernel: Kernel) -> None:

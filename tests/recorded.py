@@ -52,7 +52,7 @@ def everything(
     objects = ObjectReader(memory, layout)
     lists = RuntimeReader(memory, layout, runtime)
     states = lists.thread_states()
-    by_ident = NameReader(layout, objects, lists).all_names(states)
+    by_ident = NameReader(memory, layout, objects, lists).all_names(states)
     names = {
         state.native_id: by_ident[state.interpreter, state.ident]
         for state in states

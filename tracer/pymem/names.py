@@ -12,7 +12,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from probes.errors import ImplausibleMemory, MemoryReadError
+from tracer.pymem.attributes import AttributeReader
 from tracer.pymem.layout import Layout
+from tracer.pymem.memory import MemoryReader
 from tracer.pymem.objects import MAX_ENTRIES, ObjectReader
 from tracer.pymem.runtime import RuntimeReader, ThreadState, retry
 
@@ -23,8 +25,11 @@ _NOTHING = [0, 0, 0]
 class NameReader:
     """Names of one target's threads. Unreadable ones are None, nothing is raised for them."""
 
-    def __init__(self, layout: Layout, objects: ObjectReader, runtime: RuntimeReader) -> None:
+    def __init__(
+        self, memory: MemoryReader, layout: Layout, objects: ObjectReader, runtime: RuntimeReader
+    ) -> None:
         self._objects = objects
+        self._attributes = AttributeReader(memory, layout, objects)
         self._runtime = runtime
         self._module_dict = layout["PyModuleObject.md_dict"]
         self._active: dict[int, int] = {}
@@ -36,7 +41,7 @@ class NameReader:
             self._refresh(interpreter)
         keys = list(self._thread_objects)
         threads = [self._thread_objects[key] for key in keys]
-        rows = [row or _NOTHING for row in self._objects.attributes_of(threads, _ATTRIBUTES)]
+        rows = [row or _NOTHING for row in self._attributes.of_many(threads, _ATTRIBUTES)]
         idents = self._objects.integers([ident for _, ident, _ in rows])
         names = self._objects.texts([name for name, _, _ in rows])
         return {
@@ -61,7 +66,7 @@ class NameReader:
     def _name_of(self, thread: int, ident: int, native_id: int | None) -> str | None:
         """The name that a Thread object gives, if it is that thread's."""
         try:
-            name, own_ident, own_native = self._objects.attributes(thread, _ATTRIBUTES)
+            name, own_ident, own_native = self._attributes.of(thread, _ATTRIBUTES)
             if not name or not own_ident or self._objects.integer(own_ident) != ident:
                 return None
             if native_id is not None and (

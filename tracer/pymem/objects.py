@@ -1,4 +1,4 @@
-"""Reading Python objects from outside: str, int, bytes, tuple, dict, attributes.
+"""Reading Python objects from outside: str, int, bytes, tuple, dict.
 
 Every type is checked before an object is believed to be of it, every length is
 bounded, and what does not fit raises ``ImplausibleMemory``. Objects may change
@@ -25,7 +25,7 @@ MAX_ENTRIES = 1 << 16
 """Larger dictionaries are refused."""
 MAX_ITEMS = 1 << 16
 
-_HEAPTYPE, _MANAGED_DICT, _INLINE_VALUES = 1 << 9, 1 << 4, 1 << 2  # Include/object.h
+_HEAPTYPE = 1 << 9  # Py_TPFLAGS_*, Include/object.h
 _LONG, _TUPLE, _BYTES, _UNICODE, _DICT = 1 << 24, 1 << 26, 1 << 27, 1 << 28, 1 << 29
 _WORD = 8
 _KIND_GENERAL, _KIND_SPLIT = 0, 2  # DictKeysKind, pycore_dict.h
@@ -49,14 +49,6 @@ class TypeInfo:
     def static(self) -> bool:
         """Made by the interpreter or an extension, not by a ``class`` statement."""
         return not self.flags & _HEAPTYPE
-
-
-@dataclass(frozen=True, slots=True)
-class _Slots:
-    """Where a type's instances keep some attributes: indices into their values, or -1."""
-
-    kind: TypeInfo
-    places: tuple[int, ...]
 
 
 class ObjectReader:
@@ -94,13 +86,13 @@ class ObjectReader:
             return known
         layout = self._layout
         raw = self._memory.read(address, self._type_span)
-        name_at = _word(raw, layout["PyTypeObject.tp_name"])
+        name_at = word(raw, layout["PyTypeObject.tp_name"])
         name = self._c_string(name_at)
         info = TypeInfo(
             address=address,
             name=name,
-            flags=_word(raw, layout["PyTypeObject.tp_flags"]),
-            basicsize=_word(raw, layout["PyTypeObject.tp_basicsize"]),
+            flags=word(raw, layout["PyTypeObject.tp_flags"]),
+            basicsize=word(raw, layout["PyTypeObject.tp_basicsize"]),
             dictoffset=_signed(raw, layout["PyTypeObject.tp_dictoffset"]),
         )
         if not 0 < info.basicsize < 1 << 20:
@@ -120,7 +112,7 @@ class ObjectReader:
         raise ImplausibleMemory(f"no text at {address:#x}")
 
     def _expect(self, head: bytes, flag: int, what: str) -> None:
-        if not self.type_info(_word(head, self._at_type)).flags & flag:
+        if not self.type_info(word(head, self._at_type)).flags & flag:
             raise ImplausibleMemory(f"not a {what}")
 
     def _heads(self, addresses: Sequence[int]) -> list[bytes | None]:
@@ -173,7 +165,7 @@ class ObjectReader:
         self._expect(head, _UNICODE, "str")
         if len(head) < self._ascii:
             raise MemoryFault(address, self._ascii)
-        length = _word(head, self._length)
+        length = word(head, self._length)
         # state: interned 2 bits, kind 3, compact 1, ascii 1 (unicodeobject.h)
         state = head[self._state]
         kind, compact, ascii_only = state >> 2 & 7, state >> 5 & 1, state >> 6 & 1
@@ -203,7 +195,7 @@ class ObjectReader:
             digits, negative = abs(tag), tag < 0
             at = layout["PyLongObject.ob_digit"]
         else:  # lv_tag: sign in the two low bits (2 is negative), digits from bit 3 on
-            tag = _word(head, layout["PyLongObject.long_value.lv_tag"])
+            tag = word(head, layout["PyLongObject.long_value.lv_tag"])
             digits, negative = tag >> 3, tag & 3 == 2
             at = layout["PyLongObject.long_value.ob_digit"]
         if digits > 3:
@@ -218,7 +210,7 @@ class ObjectReader:
         """A bytes object of at most 1 MiB."""
         head = self._memory.read(address, self._var_head)
         self._expect(head, _BYTES, "bytes object")
-        size = _word(head, self._at_size)
+        size = word(head, self._at_size)
         if size > MAX_READ:
             raise ImplausibleMemory(f"the bytes object at {address:#x} is too long")
         return self._data(address, b"", self._layout["PyBytesObject.ob_sval"], size)
@@ -227,7 +219,7 @@ class ObjectReader:
         """Addresses of a tuple's items."""
         head = self._memory.read(address, self._var_head)
         self._expect(head, _TUPLE, "tuple")
-        size = _word(head, self._at_size)
+        size = word(head, self._at_size)
         if size > MAX_ITEMS:
             raise ImplausibleMemory(f"the tuple at {address:#x} is too long")
         raw = self._data(address, b"", self._layout["PyTupleObject.ob_item"], _WORD * size)
@@ -242,9 +234,9 @@ class ObjectReader:
         size = layout["PyDictObject.ma_values"] + _WORD
         head = self._memory.read(address, size)
         self._expect(head, _DICT, "dict")
-        keys = _word(head, layout["PyDictObject.ma_keys"])
-        values = _word(head, layout["PyDictObject.ma_values"])
-        pairs = self._keys(keys, limit)
+        keys = word(head, layout["PyDictObject.ma_keys"])
+        values = word(head, layout["PyDictObject.ma_values"])
+        pairs = self.key_slots(keys, limit)
         if values:
             pairs = self._with_values(pairs, values)
         at = layout["PyDictObject.ma_used"]  # what stands before it are counts and the type
@@ -252,13 +244,13 @@ class ObjectReader:
             raise ImplausibleMemory(f"the dict at {address:#x} changed while it was read")
         return [(key, value) for key, value in pairs if key and value]
 
-    def _keys(self, keys: int, limit: int) -> list[tuple[int, int]]:
-        """(key, value) of every slot of a keys object; values are 0 in a split one."""
+    def key_slots(self, keys: int, limit: int) -> list[tuple[int, int]]:
+        """(key, value) of every slot of a keys object; a split one's values stand elsewhere."""
         layout = self._layout
         head = self._memory.read(keys, self._keys_size)
         kind = head[layout["PyDictKeysObject.dk_kind"]]
         log2_index = head[layout["PyDictKeysObject.dk_log2_index_bytes"]]
-        count = _word(head, layout["PyDictKeysObject.dk_nentries"])
+        count = word(head, layout["PyDictKeysObject.dk_nentries"])
         log2_size = head[layout["PyDictKeysObject.dk_log2_size"]]
         if kind > _KIND_SPLIT or log2_index > 40 or count > MAX_ENTRIES or count > 1 << log2_size:
             raise ImplausibleMemory(f"no dict keys at {keys:#x}")
@@ -282,23 +274,21 @@ class ObjectReader:
 
     def lookup(self, address: int, names: tuple[str, ...], limit: int = MAX_ENTRIES) -> list[int]:
         """The values under the given str keys of a dict, 0 where one is missing."""
-        return self._pick(self.entries(address, limit), names)
-
-    def _pick(self, pairs: list[tuple[int, int]], names: tuple[str, ...]) -> list[int]:
+        pairs = self.entries(address, limit)
         found = dict.fromkeys(names, 0)
-        for (_, value), name in zip(pairs, self._names(pairs, names), strict=True):
+        for (_, value), name in zip(pairs, self.which(pairs, names), strict=True):
             if name is not None:
                 found[name] = value
         return [found[name] for name in names]
 
-    def _names(self, pairs: list[tuple[int, int]], wanted: tuple[str, ...]) -> list[str | None]:
+    def which(self, pairs: list[tuple[int, int]], wanted: tuple[str, ...]) -> list[str | None]:
         """For each key which of the wanted names it is, None where it is none of them."""
         encoded = {name.encode(): name for name in wanted}
         names: list[str | None] = []
         for (key, _), head in zip(pairs, self._heads([key for key, _ in pairs]), strict=True):
             name = None
             if head is not None:
-                length = _word(head, self._length)
+                length = word(head, self._length)
                 # Nearly all keys are told apart by these bytes alone.
                 name = encoded.get(head[self._ascii : self._ascii + length])
                 if name is not None and self._text_or_none(key, head) != name:
@@ -312,84 +302,9 @@ class ObjectReader:
         except MemoryReadError:
             return None
 
-    def attributes(self, address: int, names: tuple[str, ...]) -> list[int]:
-        """Instance attributes (not those of the class) by name, 0 where one is missing."""
-        (found,) = self.attributes_of((address,), names)
-        if found is None:
-            raise ImplausibleMemory(f"no instance at {address:#x}")
-        return found
 
-    def attributes_of(
-        self, addresses: Sequence[int], names: tuple[str, ...]
-    ) -> list[list[int] | None]:
-        """The same of many objects at once; None where there is no such object.
-
-        Only names of ASCII letters are found.
-        """
-        at_type = self._at_type
-        types = self._memory.read_many([(at + at_type, _WORD) for at in addresses])
-        slots: dict[int, _Slots | None] = {}
-        results: list[list[int] | None] = []
-        for address, raw in zip(addresses, types, strict=True):
-            kind_at = _word(raw or b"", 0)
-            if kind_at not in slots:
-                slots[kind_at] = self._slots(kind_at, names)
-            kind = slots[kind_at]
-            try:
-                results.append(None if kind is None else self._attributes(address, kind, names))
-            except MemoryReadError:
-                results.append(None)
-        return results
-
-    def _slots(self, address: int, names: tuple[str, ...]) -> _Slots | None:
-        """Where instances of the type at ``address`` keep those attributes."""
-        try:
-            kind = self.type_info(address)
-            if not kind.flags & _MANAGED_DICT:
-                return _Slots(kind, ())
-            keys = self.pointer(address + self._layout["PyHeapTypeObject.ht_cached_keys"])
-            pairs = self._keys(keys, MAX_ENTRIES) if keys else []
-            found = self._names(pairs, names)
-        except MemoryReadError:
-            return None
-        return _Slots(kind, tuple(found.index(name) if name in found else -1 for name in names))
-
-    def _attributes(self, address: int, slots: _Slots, names: tuple[str, ...]) -> list[int]:
-        kind = slots.kind
-        values, found = 0, 0
-        if kind.flags & _MANAGED_DICT:
-            values, found = self._managed(address, kind)
-        elif kind.dictoffset > 0:
-            found = self.pointer(address + kind.dictoffset)
-        if values:
-            count = max(slots.places, default=-1) + 1
-            first = self._layout["PyDictValues.values"]
-            raw = self._memory.read(values + first, _WORD * count) if count else b""
-            return [_word(raw, _WORD * at) if at >= 0 else 0 for at in slots.places]
-        return self.lookup(found, names) if found else [0] * len(names)
-
-    def _managed(self, address: int, kind: TypeInfo) -> tuple[int, int]:
-        """(values, dict) of an object whose attributes the interpreter keeps; one is 0.
-
-        ``prefix_words`` (3.11): values at -4 words, dict at -3. ``tagged_prefix``
-        (3.12): one word at -3, values when bit 0 is set (less one), else the dict.
-        ``inline_values`` (3.13 on): dict at -3; without one, the values stand right
-        behind the object while their ``valid`` byte is set.
-        """
-        strategy = self._layout.strategies["instance_dict"]
-        before, word = struct.unpack("<QQ", self._memory.read(address - 4 * _WORD, 2 * _WORD))
-        if strategy == "prefix_words":
-            return before, word
-        if strategy == "tagged_prefix":
-            return (word + 1, 0) if word & 1 else (0, word)
-        if not word and kind.flags & _INLINE_VALUES:
-            values = address + kind.basicsize
-            valid = self._memory.read(values + self._layout["PyDictValues.valid"], 1)[0]
-            return (values, 0) if valid else (0, 0)
-        return 0, word
-
-
-def _word(raw: bytes, at: int) -> int:
+def word(raw: bytes, at: int) -> int:
+    """Eight bytes at ``at`` as an address or a length (short at the end of ``raw``)."""
     return int.from_bytes(raw[at : at + _WORD], "little")
 
 

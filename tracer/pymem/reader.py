@@ -73,7 +73,7 @@ class PythonReader:
             runtime=runtime,
             objects=objects,
             frames=FrameReader(self._memory, layout, objects),
-            names=NameReader(layout, objects, runtime),
+            names=NameReader(self._memory, layout, objects, runtime),
         )
 
     def _unsupported(self, why: str) -> UnsupportedPython:

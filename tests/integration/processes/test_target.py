@@ -220,9 +220,12 @@ def test_a_program_that_embeds_python_counts(start: Start, tmp_path: Path) -> No
     process = start([str(program)], env={**os.environ, "PYTHONHOME": str(home)}, ready=True)
     reader = PythonReader(inspect(process.pid))
     assert reader.names() == {process.pid: "MainThread"}
-    found = reader.stack(process.pid, 1)
-    assert found is not None
-    assert "wait" in found[0][0].function
+
+    def waits() -> bool:
+        found = reader.stack(process.pid, 1)
+        return found is not None and found[0][0].function == "Condition.wait"
+
+    wait_until(waits, "its wait in Python")
 
 
 def as_nobody(work: Callable[[], None]) -> int:

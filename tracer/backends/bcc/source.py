@@ -171,6 +171,7 @@ class BccSource:
         """
         deadline = time.monotonic_ns() + timeout_ns
         while True:
+            self._sleep_until_due(deadline)
             now = time.monotonic_ns()
             if now >= self._scheduler.next_scan_ns(now):
                 self._scan(now)
@@ -180,10 +181,19 @@ class BccSource:
             done = not self._pids
             if self._records or self._events or done or now >= deadline:
                 return self._batch(now, done)
-            due = min(deadline, self._scheduler.next_scan_ns(now), self._ring_due_ns)
-            if self._sleepers is not None:
-                due = min(due, self._calibrate_ns)
-            time.sleep(max(0, due - time.monotonic_ns()) / 1e9)
+
+    def _sleep_until_due(self, deadline_ns: int) -> None:
+        """Until there is something to do.
+
+        Also right after a batch: or a loop that never sleeps would drain a flood in
+        ever smaller pieces, and take the whole of a core for it.
+        """
+        now = time.monotonic_ns()
+        due = min(deadline_ns, self._scheduler.next_scan_ns(now), self._ring_due_ns)
+        if self._sleepers is not None:
+            due = min(due, self._calibrate_ns)
+        if due > now:
+            time.sleep((due - now) / 1e9)
 
     def _batch(self, now_ns: int, done: bool) -> Batch:
         if self._records or done or now_ns - self._lost_looked_ns >= SAY_SCAN_NS:

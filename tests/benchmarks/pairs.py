@@ -27,7 +27,8 @@ from tests.interpreters import Interpreter, interpreters, launch
 from tests.processes import read_line, started, wait_ready
 
 PAIRS = 7
-SLICE_S = 1.0
+SLICE_S = 1.2
+_SETTLE_S = 0.4
 _LOOK_S = 0.25
 TARGETS = Path(__file__).resolve().parents[1] / "targets"
 
@@ -177,11 +178,17 @@ def measure_pairs(
 def _pair(
     target: Workload, attach: Attach, seconds: float, plain_first: bool
 ) -> tuple[Slice, Slice]:
-    """(unattached, attached) in either order."""
-    before = target.work(seconds) if plain_first else None
+    """(unattached, attached) in either order, each once it has settled."""
+    before = _settled(target, seconds) if plain_first else None
     with attach(target.pid):
-        attached = target.work(seconds)
-    return before or target.work(seconds), attached
+        attached = _settled(target, seconds)
+    return before or _settled(target, seconds), attached
+
+
+def _settled(target: Workload, seconds: float) -> Slice:
+    """A slice after some work that does not count: coming and going is not what is asked."""
+    target.work(_SETTLE_S)
+    return target.work(seconds)
 
 
 @dataclass(slots=True)

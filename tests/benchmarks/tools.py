@@ -43,8 +43,12 @@ def _attached(command: Sequence[str], says: str) -> Iterator[subprocess.Popen[by
         stderr=subprocess.STDOUT,
     )
     try:
-        while says not in read_line(process, _ATTACH_S):
-            pass
+        said = ""
+        while says not in said.rpartition("\n")[2]:
+            try:
+                said += "\n" + read_line(process, _ATTACH_S)
+            except AssertionError as error:
+                raise NotMeasured(f"{command[0]} did not attach: {error}; said: {said}") from None
         yield process
     finally:
         process.send_signal(signal.SIGINT)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from tests.benchmarks import kernel
 from tests.benchmarks.pairs import (
+    SLICE_S,
     Attach,
     Workload,
     counted_switches,
@@ -36,7 +37,7 @@ class _Load:
     name: str
     words: str
     bound: float
-    seconds: float = 1.0
+    seconds: float = SLICE_S
 
 
 LOADS = (

@@ -11,6 +11,8 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
+LOOK_NS = 50_000_000
+"""A rate is not known before so long a time."""
 MAX_THREADS = 256
 """Of a process with more threads, so many are looked at, evenly chosen, and stand for all."""
 
@@ -23,6 +25,10 @@ class SwitchRate:
     def __init__(self, pids: Iterable[int], now_ns: int) -> None:
         self._began_ns = now_ns
         self._before = {pid: _switches(pid) for pid in pids}
+
+    def known(self, now_ns: int) -> bool:
+        """Whether enough time has passed for a rate."""
+        return now_ns - self._began_ns >= LOOK_NS
 
     def per_second(self, now_ns: int) -> float:
         """Voluntary switches per second of all processes together since the first look."""

@@ -83,6 +83,7 @@ class Uprobes:
         self._allocs: AllocMaps | None = None
         self.links = Links({}, multi=self._multi)
         self._rate: SwitchRate | None = None
+        self._looked = False
         self._pricing = Pricing(self._cache)
         self._drain_due_ns = 0
         self._seen_hits: dict[str, npt.NDArray[np.uint64]] = {}
@@ -113,10 +114,7 @@ class Uprobes:
     @_kernel_calls()
     def arm(self, now_ns: int) -> Harvest:
         """Attach what the target can afford, by the switch rate that it had so far."""
-        events: list[Event] = []
-        if self._rate is not None:
-            decisions = self._look(now_ns, self._rate.per_second(now_ns))
-            events += [_governed(decision, now_ns) for decision in decisions]
+        events = [_governed(decision, now_ns) for decision in self._look(now_ns)]
         for pid in self._hooks:
             events += self._introduce(pid, now_ns)
         self._drain_due_ns = now_ns + DRAIN_PERIOD_NS
@@ -148,7 +146,7 @@ class Uprobes:
     def on_scan(self, now_ns: int) -> Harvest:
         """Decide what the target can afford; once a second, hand over what was counted."""
         self._prices = self._pricing.found or self._prices
-        decisions = self._governor.observe(now_ns, self._spent())
+        decisions = self._governor.observe(now_ns, self._spent()) + self._look(now_ns)
         events = [event for one in decisions for event in self._carry_out(one, now_ns)]
         records: tuple[npt.NDArray[Any], ...] = ()
         if now_ns >= self._drain_due_ns:
@@ -187,8 +185,12 @@ class Uprobes:
             self._governor.drop(group)
         return [_failed(group, pid, now_ns, why) for why in failures]
 
-    def _look(self, now_ns: int, rate: float) -> list[Decision]:
-        predicted = rate * self._price_of_wait() / SECOND_NS
+    def _look(self, now_ns: int) -> list[Decision]:
+        """Whether the slow path may be armed, once the switch rate has been looked at."""
+        if self._looked or self._rate is None or not self._rate.known(now_ns):
+            return []
+        self._looked = True
+        predicted = self._rate.per_second(now_ns) * self._price_of_wait() / SECOND_NS
         decision = self._governor.look(SLOW_PATH.name, now_ns, predicted)
         return [] if decision is None else [decision]
 

@@ -282,6 +282,11 @@ class ParkDetector:
         ts = int(r["ts_ns"])
         if park is None or ts < park.start_ns:
             return
+        since = int(r["since_ns"])
+        if park.source is Seen.SCAN and since > park.since_ns + SAME_WAIT_SLACK_NS:
+            # It ends a later sleep: the end of this one, just before that, was not told.
+            self._end(park, since, End.LOST)
+            return
         park.wake_ns = ts
         park.waker_pid, park.waker_tid = int(r["waker_pid"]), int(r["waker_tid"])
         park.waker_syscall = int(r["waker_syscall"])

@@ -92,7 +92,7 @@ struct ps_wake {
     ps_s16 waker_syscall; /* -1 when the waker was not inside a system call */
     ps_u16 cpu;           /* where the wake was done */
     ps_u32 pad0;
-    ps_u64 since_ns;      /* start of the sleep that the watch was set for, 0 unknown */
+    ps_u64 since_ns;      /* start of the sleep that this ends, 0 unknown */
 };
 
 struct ps_lifecycle {

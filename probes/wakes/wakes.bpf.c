@@ -9,7 +9,6 @@ int ps_on_waking(struct bpf_raw_tracepoint_args *ctx)
     u64 *since = ps_watch.lookup(&tid);
     if (!since)
         return 0;
-    u64 since_ns = *since;
     ps_watch.delete(&tid);
     u32 tgid = PS_FIELD(u32, wakee, PS_OFF_TASK_TGID);
     struct ps_record *record = ps_reserve(PS_WAKE, bpf_ktime_get_ns(), tgid, tid);
@@ -21,7 +20,11 @@ int ps_on_waking(struct bpf_raw_tracepoint_args *ctx)
     record->wake.waker_tid = waker;
     record->wake.waker_syscall = -1;
     record->wake.cpu = bpf_get_smp_processor_id();
-    record->wake.since_ns = since_ns;
+    /* Not what the watch says: now and then a wake-up passes by all tracepoints, and
+     * this one then ends a later sleep than the watched one. */
+    record->wake.since_ns = PS_FIELD(u64, wakee, PS_OFF_TASK_LAST_ARRIVAL) +
+                            PS_FIELD(u64, wakee, PS_OFF_TASK_SUM_EXEC) -
+                            PS_FIELD(u64, wakee, PS_OFF_TASK_PREV_SUM_EXEC);
     if (waker) { /* not the idle task, which has no registers of user space */
         bpf_probe_read_kernel(&regs, sizeof(regs),
                               (void *)bpf_task_pt_regs(bpf_get_current_task_btf()));

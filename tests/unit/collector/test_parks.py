@@ -67,10 +67,10 @@ def gil_blocked(ts: float, since: float, cpu_us: int) -> npt.NDArray[Any]:
     return blocked(ts, since, arg0=GIL, flags=Flag.GIL, cpu_us=cpu_us)
 
 
-def wake(ts: float, tid: int = TID, waker: int = 999) -> npt.NDArray[Any]:
+def wake(ts: float, tid: int = TID, waker: int = 999, since: float = 0) -> npt.NDArray[Any]:
     return make(
         Kind.WAKE, ts_ns=int(ts * MS), pid=PID, tid=tid, waker_pid=PID, waker_tid=waker,
-        waker_syscall=202,
+        waker_syscall=202, since_ns=int(since * MS),
     )  # fmt: skip
 
 
@@ -147,6 +147,16 @@ def test_a_short_sleep_is_recorded_but_not_flagged(detector: ParkDetector) -> No
     assert one_row(found)["duration_ns"] == 150 * MS
     assert not play(detector, 1000).crossed
     assert detector.next_deadline_ns is None
+
+
+def test_a_wake_up_that_ends_a_later_sleep_is_not_the_end_of_this_one(
+    detector: ParkDetector,
+) -> None:
+    found = play(detector, 320, blocked(90, since=10), wake(315, since=165))
+    assert not found.crossed, "155 ms, then 150 ms: neither is long"
+    row = one_row(found)
+    assert row["duration_ns"] == 155 * MS
+    assert row["end"] == End.LOST
 
 
 def test_the_slow_path_makes_a_scanned_park_exact(detector: ParkDetector) -> None:

@@ -157,11 +157,14 @@ def test_short_waits_are_counted_and_not_told(
         session.armed()
         for _ in range(5):
             session.ask("lock Lock 0.02")
-        session.drained()
+
+        def short_waits() -> Any:
+            short = session.of(Kind.WAIT_HIST)
+            return short[short["wait_class"] == WaitClass.LOCK]
+
+        session.until(lambda: short_waits()["count"].sum() >= 5, "five short waits")
         assert len(session.of(Kind.WAIT)) == 0
-        short = session.of(Kind.WAIT_HIST)
-        locks = short[short["wait_class"] == WaitClass.LOCK]
-        assert locks["count"].sum() >= 5
+        locks = short_waits()
         low = 2.0 ** locks["bucket"].astype(float) * locks["count"]
         assert (locks["total_ns"] >= low).all()
         assert (locks["total_ns"] < 2 * low).all()
@@ -199,3 +202,19 @@ def test_a_switched_off_probe_is_not_there(
         assert len(session.of(Kind.WAIT)) == 0
         assert "slow_path" not in session.source.info.probes
         assert "slow_path" not in session.uprobes.hits()
+
+
+@interpreters.matrix("system-3.11")
+def test_a_process_that_is_probed_anew_is_probed_once(
+    interpreter: Interpreter, start: Start, cache: Path
+) -> None:
+    process = started(start, interpreter)
+    with attached(process, cache) as session:
+        session.armed()
+        session.source.retarget(session.plan)
+        truth = session.ask("lock Lock 0.05")
+        wait = wait_of(session, truth)
+        assert wait["ts_ns"] >= truth["release_ns"]
+        session.drained()
+        assert len(session.of(Kind.WAIT)[session.of(Kind.WAIT)["tid"] == truth["tid"]]) == 1
+        assert not session.said("probe_failed")

@@ -34,6 +34,7 @@ class Session:
     source: BccSource
     uprobes: Uprobes
     process: subprocess.Popen[bytes]
+    plan: TargetPlan
     events: list[Event] = field(default_factory=list)
     dropped: dict[int, int] = field(default_factory=dict)
     _pieces: list[npt.NDArray[Any]] = field(default_factory=list)
@@ -111,6 +112,6 @@ def attached(
     uprobes = Uprobes(chosen, multi=multi)
     source = BccSource([plan], chosen, addons=[lambda _: uprobes])
     try:
-        yield Session(source, uprobes, process)
+        yield Session(source, uprobes, process, plan)
     finally:
         source.close()

@@ -81,6 +81,12 @@ class Links:
         self._closing = [one for one in self._closing if not one.done()]
         self._closing.append(self._closer.submit(_close_then, links, then))
 
+    def settle(self) -> None:
+        """Wait until all that was detached is gone: no place is ever hit twice."""
+        for one in self._closing:
+            one.result()
+        self._closing.clear()
+
     def pids(self, group: str) -> list[int]:
         """The processes that a group is attached to."""
         return [pid for name, pid in self._open if name == group]

@@ -127,6 +127,7 @@ class Uprobes:
         """Probe a process anew, or a new one."""
         pid = plan.target.pid
         self.gone(pid)
+        self.links.settle()
         self.plan([plan])
         return Harvest(events=tuple(self._introduce(pid, time.monotonic_ns())))
 

@@ -287,7 +287,7 @@ class _Comparison:
             report.start_ms.append((own[0].start_ns - start_ns) / 1e6)
         if kind == "gil":
             report.gil_end_ms.append((own[-1].end_ns - end_ns) / 1e6)
-        elif wait.contended:
+        elif wait.contended or any(park.kind == "gil" for park in chain):
             total_ms = sum(park.duration_ns for park in chain) / 1e6
             report.contended_ms.append(total_ms - true_ms)
         else:

@@ -279,13 +279,8 @@ class ParkDetector:
 
     def _on_wake(self, r: Any) -> None:
         park = self._open.get(_key(int(r["pid"]), int(r["tid"])))
-        ts = int(r["ts_ns"])
+        ts, since = int(r["ts_ns"]), int(r["since_ns"])
         if park is None or ts < park.start_ns:
-            return
-        since = int(r["since_ns"])
-        if park.source is Seen.SCAN and since > park.since_ns + SAME_WAIT_SLACK_NS:
-            # It ends a later sleep: the end of this one, just before that, was not told.
-            self._end(park, since, End.LOST)
             return
         park.wake_ns = ts
         park.waker_pid, park.waker_tid = int(r["waker_pid"]), int(r["waker_tid"])
@@ -294,6 +289,8 @@ class ParkDetector:
             how = End.TIMED_OUT if r["flags"] & Flag.TIMED_OUT else End.WOKEN
             if park.waker_pid == park.pid and park.waker_syscall == EXIT_GROUP:
                 how = End.EXITED  # the process ends; nobody gave what was waited for
+            if since > park.since_ns + SAME_WAIT_SLACK_NS:  # of a later sleep: ours was not told
+                ts, how, park.waker_tid = since, End.LOST, 0
             self._end(park, ts, how)
 
     def _on_thread_start(self, r: Any) -> None:

@@ -5,8 +5,10 @@ not flagged or flagged as something else, which flagged parks nobody logged, and
 far the times are off. All times come from one clock, CLOCK_MONOTONIC.
 
 A logged wait ends when its thread runs Python code again. Where other threads compute
-meanwhile, the wait itself ends earlier and a park for the GIL follows: both together
-are compared with the log.
+meanwhile, the wait itself ends earlier and a park for the GIL follows (or comes first:
+the GIL may be lost on the way to the call): all together are compared with the log.
+The begin of a wait for the GIL itself is only as sure as a thread that computes can be:
+it may have been preempted before it had to let go.
 """
 
 from __future__ import annotations
@@ -77,6 +79,7 @@ class Report:
     start_ms: list[float] = field(default_factory=list)
     duration_ms: list[float] = field(default_factory=list)
     contended_ms: list[float] = field(default_factory=list)
+    gil_start_ms: list[float] = field(default_factory=list)
     gil_end_ms: list[float] = field(default_factory=list)
     latency_ms: list[float] = field(default_factory=list)
     worst: list[str] = field(default_factory=list)
@@ -101,6 +104,7 @@ class Report:
                 ("start", self.start_ms),
                 ("duration", self.duration_ms),
                 ("contended", self.contended_ms),
+                ("gil start", self.gil_start_ms),
                 ("gil end", self.gil_end_ms),
                 ("latency", self.latency_ms),
             )
@@ -283,11 +287,15 @@ class _Comparison:
         if end_ns - start_ns < self._o.long_park_ns or wait.idle:
             return
         report, true_ms = self._report, (end_ns - start_ns) / 1e6
-        if not (own[0].before_attach and self._coarse):
-            report.start_ms.append((own[0].start_ns - start_ns) / 1e6)
+        contended = wait.contended or any(park.kind == "gil" for park in chain)
+        start_ms = (own[0].start_ns - start_ns) / 1e6
+        if kind == "gil":
+            report.gil_start_ms.append(start_ms)
+        elif not (contended or (own[0].before_attach and self._coarse)):
+            report.start_ms.append(start_ms)
         if kind == "gil":
             report.gil_end_ms.append((own[-1].end_ns - end_ns) / 1e6)
-        elif wait.contended or any(park.kind == "gil" for park in chain):
+        elif contended:
             total_ms = sum(park.duration_ns for park in chain) / 1e6
             report.contended_ms.append(total_ms - true_ms)
         else:

@@ -16,10 +16,11 @@ SECONDS = 8.0
 REPEATS = int(os.environ.get("PARKSCOPE_REPEATS", "1"))
 BACKEND = os.environ.get("PARKSCOPE_BACKEND", "bcc")
 
-TIMES: tuple[tuple[str, str, Bound], ...] = (
+TIMES: tuple[tuple[str, str, Bound | None], ...] = (
     ("start_ms", "start error p99", at_most(0.5, "ms")),
     ("duration_ms", "duration error p99", at_most(1, "ms")),
     ("contended_ms", "wait + GIL park against the log p99", at_most(1, "ms")),
+    ("gil_start_ms", "GIL begin against the log p99", None),
     ("gil_end_ms", "GIL end error p99", at_most(20, "ms")),
     ("latency_ms", "park_long after the crossing p99", at_most(25, "ms")),
 )

@@ -2,8 +2,8 @@
 
 Both backends that sample threads use it. A scan costs the tracer time in
 proportion to the threads, so scans go by deadline: a slow base period, one scan
-when a blocked thread will cross the threshold (unless its wake-up will be told by
-the kernel), a fast period only while some thread waits for a GIL.
+when a blocked thread will cross the threshold (unless its wake-up was told), a fast
+period only while some thread waits for a GIL.
 """
 
 from __future__ import annotations
@@ -19,9 +19,6 @@ BASE_PERIOD_NS = 100_000_000
 GIL_PERIOD_NS = 20_000_000
 COALESCE_NS = 4_000_000
 """Crossings that follow one another so closely share the scan at the last of them."""
-QUIET_PERIOD_NS = 1_000_000_000
-"""While every thread sleeps under watch nothing can happen that is not told: a scan
-then only makes sure."""
 SPACING_NS = 5_000_000
 """Scans never follow one another more closely."""
 COST_SPACING = 10
@@ -53,9 +50,9 @@ class ScanScheduler:
     """Says when the next scan is due. Times are ns of one clock, given from outside.
 
     ``base_period_ns`` is by default ``min(100 ms, 0.45 * long_park_ns)``: a park
-    then is seen twice before it is long. ``told_of_wakes``: ``disturbed`` will be
-    called for every wake-up of a watched thread and every new thread, so that there
-    is no need to scan while all threads sleep under watch.
+    then is seen twice before it is long. A blocked thread is looked at once more
+    when it will cross ``long_park_ns``, unless ``woken`` has told of its end: a park
+    that is called long was seen to last, also where a wake-up was lost.
     """
 
     def __init__(
@@ -63,19 +60,17 @@ class ScanScheduler:
         long_park_ns: int,
         base_period_ns: int | None = None,
         gil_period_ns: int = GIL_PERIOD_NS,
-        *,
-        told_of_wakes: bool = False,
     ) -> None:
         if base_period_ns is None:
             base_period_ns = min(BASE_PERIOD_NS, long_park_ns * 45 // 100)
         self._long_park_ns = long_park_ns
         self._base_ns = base_period_ns
         self._gil_ns = min(gil_period_ns, base_period_ns)
-        self._told_of_wakes = told_of_wakes
-        self._last_ns: int | None = None
-        self._due_ns = 0
+        self._due_ns: int | None = None
         self._gil_until_ns = -1
         self._period_ns = base_period_ns
+        self._keys = np.empty(0, np.uint64)
+        self._crossings = np.empty(0, np.int64)
 
     @property
     def period_ns(self) -> int:
@@ -84,10 +79,15 @@ class ScanScheduler:
 
     def next_scan_ns(self, now_ns: int) -> int:
         """When the next scan is due: a time that may have passed; at once at first."""
-        return now_ns if self._last_ns is None else self._due_ns
+        return now_ns if self._due_ns is None else self._due_ns
 
-    def scanned(self, now_ns: int, samples: npt.NDArray[Any], cost_ns: int = 0) -> None:
-        """A scan was made at ``now_ns``, cost ``cost_ns`` and saw ``samples``."""
+    def scanned(
+        self, now_ns: int, samples: npt.NDArray[Any], cost_ns: int = 0, *, complete: bool = True
+    ) -> None:
+        """A scan was made at ``now_ns``, cost ``cost_ns`` and saw ``samples``.
+
+        One that is not ``complete`` leaves out threads that sleep on as before.
+        """
         spacing = max(SPACING_NS, COST_SPACING * cost_ns)
         blocked = is_blocked(samples)
         gil = blocked & has_flag(samples, Flag.GIL)
@@ -95,29 +95,43 @@ class ScanScheduler:
             self._gil_until_ns = now_ns + _GIL_LINGER * self._gil_ns
         fast = now_ns <= self._gil_until_ns
         self._period_ns = max(spacing, self._gil_ns if fast else self._base_ns)
+        self._expect(now_ns, samples, blocked & ~gil, complete=complete)
         due = now_ns + self._period_ns
-        # A watched sleep needs no look at its crossing: the kernel tells its end.
-        watched = blocked & ~gil & has_flag(samples, Flag.WATCHED)
-        unsure = blocked & ~gil & ~watched
-        if self._told_of_wakes and watched.all():
-            due = now_ns + QUIET_PERIOD_NS
-        elif unsure.any():
-            crossing = self._crossing(now_ns, due, samples["since_ns"][unsure])
-            if crossing is not None:
-                due = max(crossing, now_ns + spacing)
-        self._last_ns, self._due_ns = now_ns, due
+        ahead = self._crossings[self._crossings < due]
+        if len(ahead):
+            together = ahead[ahead <= ahead.min() + COALESCE_NS]
+            due = max(int(together.max()), now_ns + spacing)
+        self._due_ns = due
 
-    def disturbed(self, now_ns: int) -> None:
-        """Something was told, or lost: look again within a base period."""
-        self._due_ns = min(self._due_ns, now_ns + self._period_ns)
+    def woken(self, wakes: npt.NDArray[Any]) -> None:
+        """Threads were woken (records, oldest first): their sleeps need no look any more."""
+        if not len(self._keys):
+            return
+        keys = _keys(wakes)
+        order = np.argsort(keys, kind="stable")
+        at = np.maximum(np.searchsorted(keys[order], self._keys, side="right") - 1, 0)
+        last = order[at]
+        begun = self._crossings - self._long_park_ns
+        kept = (keys[last] != self._keys) | (wakes["ts_ns"][last].astype(np.int64) < begun)
+        self._keys, self._crossings = self._keys[kept], self._crossings[kept]
 
-    def _crossing(self, now_ns: int, due_ns: int, since: npt.NDArray[Any]) -> int | None:
-        """The scan that serves the earliest crossing between now and ``due_ns``."""
-        crossings = since.astype(np.int64) + self._long_park_ns
-        ahead = crossings[(crossings > now_ns) & (crossings < due_ns)]
-        if not len(ahead):
-            return None
-        return int(ahead[ahead <= ahead.min() + COALESCE_NS].max())
+    def _expect(
+        self,
+        now_ns: int,
+        samples: npt.NDArray[Any],
+        sleeping: npt.NDArray[np.bool_],
+        *,
+        complete: bool,
+    ) -> None:
+        """Note when each sleeping thread will cross."""
+        keys = _keys(samples)
+        crossings = samples["since_ns"].astype(np.int64) + self._long_park_ns
+        new = sleeping & (crossings > now_ns)
+        kept = np.zeros(len(self._keys), np.bool_)
+        if not complete:
+            kept = (self._crossings > now_ns) & ~_member(self._keys, keys)
+        self._keys = np.concatenate((self._keys[kept], keys[new]))
+        self._crossings = np.concatenate((self._crossings[kept], crossings[new]))
 
 
 class DeltaFilter:
@@ -206,12 +220,7 @@ class DeltaFilter:
 
     def forget_threads(self, threads: npt.NDArray[Any]) -> None:
         """Exits that were reported (any records): infer none of these threads."""
-        known, keys = self._known, _keys(threads)
-        if len(known):
-            at = np.minimum(np.searchsorted(known["key"], keys), len(known) - 1)
-            gone = np.zeros(len(known), np.bool_)
-            gone[at[known["key"][at] == keys]] = True
-            self._known = known[~gone]
+        self._known = self._known[~_member(self._known["key"], _keys(threads))]
 
     def _lookup(self, keys: npt.NDArray[Any]) -> tuple[npt.NDArray[Any], npt.NDArray[np.intp]]:
         """What is known of each of ``keys`` (zeros if new), and where it stands (-1)."""
@@ -277,6 +286,16 @@ def _keys(samples: npt.NDArray[Any]) -> npt.NDArray[np.uint64]:
     keys: npt.NDArray[np.uint64] = samples["pid"].astype(np.uint64) << np.uint64(32)
     keys |= samples["tid"]
     return keys
+
+
+def _member(values: npt.NDArray[Any], among: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
+    """Which ``values`` are ``among`` others (np.isin would import numpy.ma: 20 ms)."""
+    if not len(among):
+        return np.zeros(len(values), np.bool_)
+    among = np.sort(among)
+    at = np.minimum(np.searchsorted(among, values), len(among) - 1)
+    found: npt.NDArray[np.bool_] = among[at] == values
+    return found
 
 
 def _surely_ran(before: npt.NDArray[Any], samples: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:

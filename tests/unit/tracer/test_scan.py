@@ -69,11 +69,49 @@ def test_scan_at_the_crossing_of_an_unwatched_sleep() -> None:
     assert scheduler.next_scan_ns(T0) == T0 + 30 * MS
 
 
-def test_no_scan_for_a_crossing_that_the_kernel_watches_or_that_has_passed() -> None:
+def test_no_scan_for_a_crossing_that_has_passed() -> None:
     scheduler = ScanScheduler(200 * MS)
-    watched = sample(5, T0, T0 - 170 * MS, flags=Flag.WATCHED)
-    scheduler.scanned(T0, scan(watched, sample(6, T0, T0 - 900 * MS)))
+    scheduler.scanned(T0, scan(sample(6, T0, T0 - 900 * MS)))
     assert scheduler.next_scan_ns(T0) == T0 + 90 * MS
+
+
+def test_no_scan_for_the_crossing_of_a_thread_that_was_woken() -> None:
+    scheduler = ScanScheduler(200 * MS)
+    two = scan(sample(5, T0, T0 - 170 * MS), sample(6, T0, T0 - 130 * MS))
+    scheduler.scanned(T0, two)
+    scheduler.woken(sample(5, T0 + MS, 0))
+    t = T0 + 20 * MS
+    scheduler.scanned(t, scan(), complete=False)
+    assert scheduler.next_scan_ns(t) == T0 + 70 * MS
+
+
+def test_a_wake_up_that_is_told_late_does_not_end_the_next_sleep() -> None:
+    scheduler = ScanScheduler(200 * MS)
+    scheduler.scanned(T0, scan(sample(5, T0, T0 - 130 * MS)))
+    scheduler.woken(sample(5, T0 - 131 * MS, 0))
+    assert scheduler.next_scan_ns(T0) == T0 + 70 * MS
+    scheduler.woken(scan(sample(5, T0 - 131 * MS, 0), sample(5, T0 + MS, 0)))
+    scheduler.scanned(T0 + 2 * MS, scan(), complete=False)
+    assert scheduler.next_scan_ns(T0) == T0 + 92 * MS
+
+
+def test_a_sleep_that_a_scan_leaves_out_is_still_looked_at_when_it_crosses() -> None:
+    scheduler = ScanScheduler(200 * MS)
+    scheduler.scanned(T0, scan(sample(5, T0, T0 - 20 * MS, flags=Flag.WATCHED)))
+    assert scheduler.next_scan_ns(T0) == T0 + 90 * MS
+    t = T0 + 90 * MS
+    scheduler.scanned(t, scan(), complete=False)
+    assert scheduler.next_scan_ns(t) == T0 + 180 * MS
+    scheduler.scanned(T0 + 180 * MS, scan(), complete=False)
+    assert scheduler.next_scan_ns(t) == T0 + 270 * MS
+
+
+def test_a_thread_that_sleeps_anew_crosses_later() -> None:
+    scheduler = ScanScheduler(200 * MS)
+    scheduler.scanned(T0, scan(sample(5, T0, T0 - 20 * MS)))
+    t = T0 + 90 * MS
+    scheduler.scanned(t, scan(sample(5, t, t - 130 * MS)), complete=False)
+    assert scheduler.next_scan_ns(t) == t + 70 * MS
 
 
 def test_close_crossings_share_one_scan_and_scans_keep_apart() -> None:
@@ -219,21 +257,6 @@ def test_a_scan_that_leaves_threads_out_says_nothing_of_them() -> None:
     t2 = t + 90 * MS
     later = scan(sample(4, t2, t - 20 * MS), sample(5, t2, T0 - 50 * MS))
     assert told(seen.news(later, t2)) == [(6, "gone", 0)]
-
-
-def test_no_scan_while_all_threads_sleep_under_watch_until_something_is_told() -> None:
-    scheduler = ScanScheduler(200 * MS, told_of_wakes=True)
-    watched = sample(5, T0, T0 - 20 * MS, flags=Flag.WATCHED)
-    scheduler.scanned(T0, scan(watched))
-    assert scheduler.next_scan_ns(T0) == T0 + 1000 * MS
-    scheduler.disturbed(T0 + 300 * MS)
-    assert scheduler.next_scan_ns(T0) == T0 + 390 * MS
-    for awake in (sample(6, T0, T0, state=RunState.RUNNING), sample(6, T0, T0 - 8 * MS)):
-        scheduler.scanned(T0, scan(watched, awake))
-        assert scheduler.next_scan_ns(T0) == T0 + 90 * MS
-    gil = sample(6, T0, T0 - 3 * MS, flags=Flag.WATCHED | Flag.GIL)
-    scheduler.scanned(T0, scan(watched, gil))
-    assert scheduler.next_scan_ns(T0) == T0 + 20 * MS
 
 
 def test_known_exits_are_not_inferred() -> None:

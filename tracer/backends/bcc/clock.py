@@ -3,8 +3,10 @@
 The kernel notes when a thread came to its CPU on the run queue's clock, which runs at
 the same pace as CLOCK_MONOTONIC but for NTP's slewing, with another zero. The offset
 is measured with own threads that note the time and go to sleep, and are then looked
-at through the same iterator as the targets. A thread can only be late to sleep after
-it has noted the time, so the smallest difference is the best one.
+at through the same iterator as the targets. A thread that is preempted in between
+seems to sleep late; one whose CPU the hypervisor took away meanwhile seems to sleep
+early, because that time is missing in the sum of its run time. So the offset is the
+smallest difference that others confirm.
 """
 
 from __future__ import annotations
@@ -18,14 +20,15 @@ import numpy as np
 import numpy.typing as npt
 
 from probes.errors import BackendUnavailable
+from probes.kinds import FUTEX
 from probes.wire import RunState
 
-SLEEPERS = 4
-SLEEP_S = 0.02
+SLEEPERS = 7
+CONFIRMED_BY = 2
+PATIENCE_S = 2.0
 STEP_NS = 20_000
 """Smaller corrections are not applied: they would be noise of the measurement."""
-_CLOCK_NANOSLEEP = 230  # x86-64
-_NOT_SLEEPING = "the kernel's structures are not as its BTF says"
+_ODD = "the kernel's structures are not as its BTF says"
 
 
 class SchedulerClock:
@@ -61,10 +64,12 @@ class SchedulerClock:
 
 
 class Sleepers:
-    """One measurement: threads that have noted the time and sleep for 20 ms."""
+    """One measurement: threads that have noted the time and wait until ``wake``."""
 
     def __init__(self) -> None:
         self._noted: dict[int, int] = {}
+        self._held = threading.Lock()
+        self._held.acquire()
         self._threads = [
             threading.Thread(target=self._sleep, name="parkscope-clock", daemon=True)
             for _ in range(SLEEPERS)
@@ -75,16 +80,30 @@ class Sleepers:
     def _sleep(self) -> None:
         tid = threading.get_native_id()
         self._noted[tid] = time.monotonic_ns()
-        time.sleep(SLEEP_S)
+        with self._held:
+            pass
 
     def measure(self, samples: npt.NDArray[Any]) -> int | None:
-        """The offset from raw ``samples`` of this process; None while no thread sleeps yet."""
-        best: int | None = None
-        for row in samples[np.isin(samples["tid"], list(self._noted))]:
-            if row["state"] == RunState.SLEEPING and row["syscall"] == _CLOCK_NANOSLEEP:
-                offset = int(row["since_ns"]) - self._noted[int(row["tid"])]
-                best = offset if best is None else min(best, offset)
-        return best
+        """The offset from raw ``samples`` of this process; None while not all sleep."""
+        asleep = (samples["state"] == RunState.SLEEPING) & (samples["syscall"] == FUTEX)
+        offsets = sorted(
+            int(row["since_ns"]) - self._noted[int(row["tid"])]
+            for row in samples[asleep]
+            if int(row["tid"]) in self._noted
+        )
+        if len(offsets) < SLEEPERS:
+            return None
+        for low, high in zip(offsets, offsets[CONFIRMED_BY:], strict=False):
+            if high - low < STEP_NS:
+                return low
+        return offsets[len(offsets) // 2]
+
+    def wake(self) -> None:
+        """Let the threads end. Safe to call twice."""
+        if self._held.locked():
+            self._held.release()
+        for thread in self._threads:
+            thread.join()
 
 
 def calibrate(look: Callable[[], npt.NDArray[Any]]) -> int:
@@ -94,15 +113,18 @@ def calibrate(look: Callable[[], npt.NDArray[Any]]) -> int:
     when its samples do not show the sleeping threads as they are.
     """
     sleepers = Sleepers()
-    deadline = time.monotonic() + SLEEP_S
+    deadline = time.monotonic() + PATIENCE_S
     seen: list[int] = []
-    while len(seen) < 2 and time.monotonic() < deadline:
-        time.sleep(0.001)
-        offset = sleepers.measure(look())
-        if offset is not None:
-            seen.append(offset)
-    if not seen:
-        raise BackendUnavailable(f"{_NOT_SLEEPING}: sleeping threads do not show as such")
-    if max(seen) - min(seen) > STEP_NS * 100:
-        raise BackendUnavailable(f"{_NOT_SLEEPING}: one sleep shows different begins")
-    return min(seen)
+    try:
+        while len(seen) < 2:
+            time.sleep(0.001)
+            offset = sleepers.measure(look())
+            if offset is not None:
+                seen.append(offset)
+            elif time.monotonic() > deadline:
+                raise BackendUnavailable(f"{_ODD}: sleeping threads do not show as such")
+    finally:
+        sleepers.wake()
+    if seen[0] != seen[1]:
+        raise BackendUnavailable(f"{_ODD}: the same sleeps show different begins")
+    return seen[0]

@@ -28,13 +28,14 @@ from tracer.procfs import process_state
 from tracer.target import alive
 
 RING_PAGES = 4096
-RING_PERIOD_NS = 20_000_000
+RING_PERIOD_NS = 45_000_000
 """The ring is looked at so often when nothing happens: 3.5 million records a second
 take 66 ms to fill its 16 MiB, so that a sudden flood finds room until the next look,
 also on a busy machine where that comes late."""
 MIN_RING_PERIOD_NS = 1_000_000
 RING_SHARE = 4
 """Under load it is drained when it must be a quarter full."""
+SCAN_WITH_DEADLINE_NS = 1_000_000
 SAY_SCAN_NS = 1_000_000_000
 COMPLETE_SCAN_NS = 1_000_000_000
 CALIBRATE_NS = 10_000_000_000
@@ -65,7 +66,7 @@ class BccSource:
         self._gil = GilRanges()
         self._waits = OpenWaits()
         self._clock = SchedulerClock()
-        self._scheduler = ScanScheduler(options.long_park_ns, told_of_wakes=True)
+        self._scheduler = ScanScheduler(options.long_park_ns)
         self._sleepers: Sleepers | None = None
         self._ring_due_ns = self._paced_ns = self._drained_bytes = self._calibrate_ns = 0
         self._ring_rate = 0.0
@@ -173,7 +174,9 @@ class BccSource:
         while True:
             self._sleep_until_due(deadline)
             now = time.monotonic_ns()
-            if now >= self._scheduler.next_scan_ns(now):
+            # Who waits until a crossing gets the scan of that crossing with it.
+            early = SCAN_WITH_DEADLINE_NS if now >= deadline else 0
+            if now + early >= self._scheduler.next_scan_ns(now):
                 self._scan(now)
             self._tend_clock(now)
             now = time.monotonic_ns()  # what happens from here on may be in the next batch
@@ -212,7 +215,6 @@ class BccSource:
         for kind in np.flatnonzero(lost != self._lost).tolist():
             more = int(lost[kind] - self._lost[kind])
             self._dropped[kind] = self._dropped.get(kind, 0) + more
-            self._scheduler.disturbed(now_ns)
         self._lost = lost
 
     def _tend_clock(self, now_ns: int) -> None:
@@ -224,9 +226,12 @@ class BccSource:
             self._calibrate_ns = now_ns + MEASURE_NS
             return
         offset = self._sleepers.measure(self._attached.own_samples())
+        if offset is None:
+            self._calibrate_ns = now_ns + MEASURE_NS
+            return
+        self._sleepers.wake()
         self._sleepers = None
-        if offset is not None:
-            self._correct_clock(offset)
+        self._correct_clock(offset)
 
     def _correct_clock(self, offset_ns: int) -> None:
         now_ns = time.monotonic_ns()
@@ -256,7 +261,7 @@ class BccSource:
         for addon in list(self._addons):
             self._ask(addon, partial(addon.on_scan, now_ns))
         cost = time.thread_time_ns() - began
-        self._scheduler.scanned(now_ns, states, cost)
+        self._scheduler.scanned(now_ns, states, cost, complete=complete)
         self._records += [part for part in (opened, news) if len(part)]
         if complete:
             self._complete_due_ns = now_ns + COMPLETE_SCAN_NS
@@ -301,7 +306,6 @@ class BccSource:
         records = ring.drain()
         if len(records):
             self._records.insert(0, records)
-            self._scheduler.disturbed(now_ns)
             self._read(records)
         # A process of which the last scan saw no thread has reported its exit by now,
         # unless that record was lost.
@@ -331,6 +335,7 @@ class BccSource:
         kinds = records["kind"]
         wakes = kinds == Kind.WAKE
         if wakes.any():
+            self._scheduler.woken(records[wakes])
             rows = records[wakes].view(PAYLOAD[Kind.WAKE])
             rows["since_ns"] = self._clock.to_monotonic(rows["since_ns"])
             records[wakes] = rows.view(RECORD)
@@ -381,6 +386,9 @@ class BccSource:
         for addon in self._addons:
             addon.close()
         self._addons.clear()
+        if self._sleepers is not None:
+            self._sleepers.wake()
+            self._sleepers = None
         if self._attachment is not None:
             self._attachment.close()
             self._attachment = None

@@ -88,16 +88,17 @@ class ScanScheduler:
 
         One that is not ``complete`` leaves out threads that sleep on as before.
         """
+        if complete or len(samples):
+            blocked = is_blocked(samples)
+            gil = blocked & has_flag(samples, Flag.GIL)
+            if gil.any():
+                self._gil_until_ns = now_ns + _GIL_LINGER * self._gil_ns
+            self._expect(now_ns, samples, blocked & ~gil, complete=complete)
         spacing = max(SPACING_NS, COST_SPACING * cost_ns)
-        blocked = is_blocked(samples)
-        gil = blocked & has_flag(samples, Flag.GIL)
-        if gil.any():
-            self._gil_until_ns = now_ns + _GIL_LINGER * self._gil_ns
         fast = now_ns <= self._gil_until_ns
         self._period_ns = max(spacing, self._gil_ns if fast else self._base_ns)
-        self._expect(now_ns, samples, blocked & ~gil, complete=complete)
         due = now_ns + self._period_ns
-        ahead = self._crossings[self._crossings < due]
+        ahead = self._crossings[(self._crossings > now_ns) & (self._crossings < due)]
         if len(ahead):
             together = ahead[ahead <= ahead.min() + COALESCE_NS]
             due = max(int(together.max()), now_ns + spacing)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from probes.wire import RECORD_SIZE
-from tracer.backends.bcc.ring import PAGE, STRIDE, Ring
+from tracer.backends.bcc.ring import MIN_PERIOD_NS, PAGE, PERIOD_NS, STRIDE, Pace, Ring
 
 SIZE = PAGE
 BUSY, DISCARDED = 1 << 31, 1 << 30
@@ -150,3 +150,42 @@ def test_closing_twice(file: File) -> None:
     assert isinstance(ring.drain(), np.ndarray)
     ring.close()
     ring.close()
+
+
+MS = 1_000_000
+
+
+def test_an_idle_ring_is_looked_at_rarely() -> None:
+    pace = Pace(16 << 20)
+    pace.looked(0, 1000 * MS)
+    assert pace.due_ns == 1000 * MS + PERIOD_NS
+
+
+def test_a_flood_is_drained_at_a_quarter_whatever_a_second_look_finds() -> None:
+    pace = Pace(16 << 20)
+    pace.looked(0, 1000 * MS)
+    pace.looked(4 << 20, 1010 * MS)  # a quarter in 10 ms
+    assert pace.due_ns == 1020 * MS
+    pace.looked(0, 1010 * MS + 50_000)
+    assert pace.due_ns == 1020 * MS
+    pace.looked(4 << 20, 1020 * MS)
+    assert pace.due_ns == 1030 * MS
+
+
+def test_after_a_flood_the_looks_get_rarer_step_by_step() -> None:
+    pace = Pace(16 << 20)
+    pace.looked(0, 1000 * MS)
+    pace.looked(8 << 20, 1010 * MS)
+    gaps = []
+    for _ in range(5):
+        now = pace.due_ns
+        pace.looked(0, now)
+        gaps.append((pace.due_ns - now) // MS)
+    assert gaps == [10, 20, 40, 45, 45]
+
+
+def test_never_more_often_than_every_millisecond() -> None:
+    pace = Pace(PAGE)
+    pace.looked(0, 1000 * MS)
+    pace.looked(1 << 30, 1002 * MS)
+    assert pace.due_ns == 1002 * MS + MIN_PERIOD_NS

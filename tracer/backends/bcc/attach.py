@@ -81,7 +81,6 @@ class Attachment:
     def __init__(self, kernel: Kernel, options: Options, ring_pages: int) -> None:
         self.kernel = kernel
         self.failures: list[Event] = []
-        self.ring: Ring | None = None
         self._links: list[int] = []
         self._options = options
         self._complete = False
@@ -89,6 +88,10 @@ class Attachment:
         self.scanner = Scanner(kernel.programs["bpf_iter__task"])
         try:
             self.ring = Ring(kernel.maps["ps_ring"], ring_pages * PAGE)
+        except OSError as error:
+            kernel.close()
+            raise syscalls.refusal(error, "eBPF ring buffers") from None
+        try:
             self._set(_WATCH_AFTER_NS, NEWS_AFTER_NS)
             self._set(_MIN_PARK_NS, options.min_park_ns)
             self._put_target(os.getpid(), _SAMPLED)
@@ -170,9 +173,7 @@ class Attachment:
     def close(self) -> None:
         """Detach and give everything back. Safe to call twice."""
         self.detach()
-        if self.ring is not None:
-            self.ring.close()
-            self.ring = None
+        self.ring.close()
         self.kernel.close()
 
     def _put_target(self, pid: int, flags: int) -> None:

@@ -22,6 +22,13 @@ BUSY, DISCARDED = np.uint32(1 << 31), np.uint32(1 << 30)
 
 # The record without its fields: numpy copies it as 64 bytes, not field by field (15 times
 # as slow).
+PERIOD_NS = 45_000_000
+"""The ring is looked at so often when nothing happens: a sudden flood finds room until
+the next look, also on a busy machine where that comes late."""
+MIN_PERIOD_NS = 1_000_000
+SHARE = 4
+"""Under load it is drained when it must be a quarter full."""
+
 _SLOT = np.dtype([("length", "<u4"), ("page", "<u4"), ("record", f"V{RECORD_SIZE}")])
 
 
@@ -82,3 +89,29 @@ class Ring:
             del self._consumer, self._producer
             self._data_map.close()
             self._consumer_map.close()
+
+
+class Pace:
+    """Says when to look at a ring of ``size`` bytes again. Pure; times in ns from outside."""
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+        self._bytes = 0
+        self._since_ns = 0
+        self._rate = 0.0
+        self.due_ns = 0
+
+    def looked(self, pending: int, now_ns: int) -> None:
+        """At ``now_ns`` there were ``pending`` bytes, and they are being drained.
+
+        Next time when the ring will be a quarter full at the rate of late, which two
+        looks in a row do not tell: the second finds an empty ring.
+        """
+        self._bytes += pending
+        elapsed = now_ns - self._since_ns
+        if elapsed < MIN_PERIOD_NS:
+            return
+        self._rate = max(self._bytes / elapsed, self._rate / 2)
+        self._bytes, self._since_ns = 0, now_ns
+        fill_ns = self._size / SHARE / self._rate if self._rate else PERIOD_NS
+        self.due_ns = now_ns + min(PERIOD_NS, max(MIN_PERIOD_NS, int(fill_ns)))

@@ -20,7 +20,7 @@ from tracer.backends.bcc.addon import ADDONS, Addon, AddonFactory, Harvest
 from tracer.backends.bcc.attach import Attachment, load, probe_failed
 from tracer.backends.bcc.cache import cache_directory
 from tracer.backends.bcc.clock import SchedulerClock, Sleepers, calibrate
-from tracer.backends.bcc.ring import Ring
+from tracer.backends.bcc.ring import PAGE, Pace
 from tracer.backends.bcc.samples import GilRanges, OpenWaits
 from tracer.backends.bcc.unit import CORE
 from tracer.backends.scan import NEWS_AFTER_NS, DeltaFilter, ScanScheduler, has_flag, is_blocked
@@ -28,13 +28,7 @@ from tracer.procfs import process_state
 from tracer.target import alive
 
 RING_PAGES = 4096
-RING_PERIOD_NS = 45_000_000
-"""The ring is looked at so often when nothing happens: 3.5 million records a second
-take 66 ms to fill its 16 MiB, so that a sudden flood finds room until the next look,
-also on a busy machine where that comes late."""
-MIN_RING_PERIOD_NS = 1_000_000
-RING_SHARE = 4
-"""Under load it is drained when it must be a quarter full."""
+"""16 MiB: 3.5 million records a second fill it in 66 ms."""
 SCAN_WITH_DEADLINE_NS = 1_000_000
 SAY_SCAN_NS = 1_000_000_000
 COMPLETE_SCAN_NS = 1_000_000_000
@@ -68,9 +62,9 @@ class BccSource:
         self._clock = SchedulerClock()
         self._scheduler = ScanScheduler(options.long_park_ns)
         self._sleepers: Sleepers | None = None
-        self._ring_due_ns = self._paced_ns = self._drained_bytes = self._calibrate_ns = 0
-        self._ring_rate = 0.0
-        self._scan_said_ns = self._lost_looked_ns = self._complete_due_ns = 0
+        self._pace = Pace(ring_pages * PAGE)
+        self._calibrate_ns = self._complete_due_ns = 0
+        self._scan_said_ns = self._lost_looked_ns = 0
         self._missing: set[int] = set()
         self._lost = np.zeros(KIND_END, np.uint64)
         self._records: list[npt.NDArray[Any]] = []
@@ -192,7 +186,7 @@ class BccSource:
         ever smaller pieces, and take the whole of a core for it.
         """
         now = time.monotonic_ns()
-        due = min(deadline_ns, self._scheduler.next_scan_ns(now), self._ring_due_ns)
+        due = min(deadline_ns, self._scheduler.next_scan_ns(now), self._pace.due_ns)
         if self._sleepers is not None:
             due = min(due, self._calibrate_ns)
         if due > now:
@@ -249,6 +243,20 @@ class BccSource:
             samples = self._attached.scan(complete=complete)
         except OSError as error:
             raise syscalls.refusal(error, "eBPF task iterators") from None
+        states = samples["state"]
+        if complete or len(samples):  # else: all of them sleep on, under watch
+            states = self._digest(samples, now_ns, complete=complete)
+        for addon in list(self._addons):
+            self._ask(addon, partial(addon.on_scan, now_ns))
+        cost = time.thread_time_ns() - began
+        self._scheduler.scanned(now_ns, states, cost, complete=complete)
+        if self._records or len(states) or now_ns - self._scan_said_ns >= SAY_SCAN_NS:
+            self._say_scan(now_ns, states, cost)
+
+    def _digest(
+        self, samples: npt.NDArray[Any], now_ns: int, *, complete: bool
+    ) -> npt.NDArray[Any]:
+        """Keep what is news of raw samples; the states that they show, in CLOCK_MONOTONIC."""
         dead = samples["state"]["state"] == RunState.DEAD
         if dead.any():
             samples = samples[~dead]
@@ -258,15 +266,11 @@ class BccSource:
         opened = self._waits.news(samples, complete=complete)
         waiting = samples["wait_start_ns"] != 0
         news = self._filter.news(states, now_ns, waiting, complete=complete)
-        for addon in list(self._addons):
-            self._ask(addon, partial(addon.on_scan, now_ns))
-        cost = time.thread_time_ns() - began
-        self._scheduler.scanned(now_ns, states, cost, complete=complete)
         self._records += [part for part in (opened, news) if len(part)]
         if complete:
             self._complete_due_ns = now_ns + COMPLETE_SCAN_NS
             self._missing = self._pids.difference(states["pid"].tolist())
-        self._say_scan(now_ns, states, cost)
+        return states
 
     def _flag_gil(self, states: npt.NDArray[Any]) -> None:
         """A GIL wait is many sleeps: the wake-up from one of them is not its end."""
@@ -300,9 +304,7 @@ class BccSource:
 
     def _drain(self, now_ns: int) -> None:
         ring = self._attached.ring
-        if ring is None:
-            return
-        self._pace(ring, now_ns)
+        self._pace.looked(ring.pending(), now_ns)
         records = ring.drain()
         if len(records):
             self._records.insert(0, records)
@@ -314,21 +316,6 @@ class BccSource:
                 self._process_over(pid)
                 self._records.append(_inferred_exit(pid, now_ns))
         self._missing = set()
-
-    def _pace(self, ring: Ring, now_ns: int) -> None:
-        """Look again when the ring will be a quarter full, at the rate of late."""
-        self._drained_bytes += ring.pending()
-        elapsed = now_ns - self._paced_ns
-        if elapsed < MIN_RING_PERIOD_NS:
-            return  # too short a time to tell a rate
-        self._ring_rate = max(self._drained_bytes / elapsed, self._ring_rate / 2)
-        self._drained_bytes, self._paced_ns = 0, now_ns
-        period = RING_PERIOD_NS
-        if self._ring_rate:
-            period = min(
-                period, max(MIN_RING_PERIOD_NS, int(ring.size / RING_SHARE / self._ring_rate))
-            )
-        self._ring_due_ns = now_ns + period
 
     def _read(self, records: npt.NDArray[Any]) -> None:
         """What the source itself has to know of drained records."""

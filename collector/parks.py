@@ -289,7 +289,7 @@ class ParkDetector:
             how = End.TIMED_OUT if r["flags"] & Flag.TIMED_OUT else End.WOKEN
             if park.waker_pid == park.pid and park.waker_syscall == EXIT_GROUP:
                 how = End.EXITED  # the process ends; nobody gave what was waited for
-            if since > park.since_ns + SAME_WAIT_SLACK_NS:  # of a later sleep: ours was not told
+            if since > park.last_seen_ns:  # it ends a later sleep; this one's end was not told
                 ts, how, park.waker_tid = since, End.LOST, 0
             self._end(park, ts, how)
 

@@ -59,7 +59,10 @@ class Seen(IntEnum):
 
 @dataclass(slots=True, eq=False)
 class Park:
-    """One park, open or ended. ``park_id`` is set when it crosses the threshold."""
+    """One park, open or ended. ``park_id`` is set when it crosses the threshold.
+
+    ``between_ns``: when a waiter for the GIL was last seen awake without having run.
+    """
 
     pid: int
     tid: int
@@ -73,6 +76,7 @@ class Park:
     slices: int = 1
     since_ns: int = 0
     last_seen_ns: int = 0
+    between_ns: int = 0
     cpu_ns: int = 0
     park_id: int = 0
     end: End = End.OPEN

@@ -216,8 +216,7 @@ class ParkDetector:
 
     def _close_unseen(self, park: Park, r: Any) -> None:
         """The thread waits for something else by now; the end itself was not seen."""
-        ran = max(0, int(r["cpu_ns"]) - park.cpu_ns)
-        bound = int(r["since_ns"])
+        ran, bound = max(0, int(r["cpu_ns"]) - park.cpu_ns), int(r["since_ns"])
         if park.wake_ns:
             self._end(park, park.wake_ns, End.WOKEN)
         elif park.kind == "gil":
@@ -227,8 +226,9 @@ class ParkDetector:
 
     def _seen_running(self, park: Park, r: Any) -> None:
         if park.kind == "gil":
-            if _hardly_ran(park, r):
-                return  # between two slices of the same wait
+            if _hardly_ran(park, r):  # between two slices of the same wait
+                park.between_ns = int(r["ts_ns"]) if park.cpu_ns else 0
+                return
             ran = int(r["cpu_ns"]) - park.cpu_ns
             end_ns = max(park.last_seen_ns, int(r["ts_ns"]) - ran)
             if park.source is Seen.SLOW_PATH:
@@ -358,7 +358,7 @@ class ParkDetector:
         """Seen parked at or after the crossing: itself, or a scan had no news of it."""
         crossing = park.start_ns + self.long_park_ns
         if park.kind == "gil":
-            return park.last_seen_ns >= crossing
+            return max(park.last_seen_ns, park.between_ns) >= crossing
         scanned = max(self._scan_ns.get(park.pid, 0), self._scan_ns.get(0, 0))
         return max(park.last_seen_ns, scanned) >= crossing
 

@@ -222,6 +222,16 @@ def test_a_gil_waiter_seen_between_two_slices_goes_on_waiting(detector: ParkDete
     assert [p.start_ns for p in found.crossed] == [98 * MS]
 
 
+def test_a_gil_waiter_that_only_ever_looks_running_is_flagged_in_time(
+    detector: ParkDetector,
+) -> None:
+    """On busy CPUs every scan may find it between two slices; it has not run."""
+    play(detector, 100, gil_blocked(100, 98, 1000))
+    for ts in range(120, 300, 20):
+        assert not play(detector, ts, running(ts, cpu_us=1000 + ts)).crossed
+    assert len(play(detector, 300, running(300, cpu_us=1300)).crossed) == 1
+
+
 def test_threads_that_take_turns_on_the_gil_are_not_starved(detector: ParkDetector) -> None:
     for step in range(100):  # runs 5 ms of every 20: it got the GIL in between
         ts = 100 + 20 * step

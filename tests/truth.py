@@ -27,6 +27,8 @@ SLACK_NS = 1_000_000
 """A logged wait is longer than the park by the way into the kernel and back."""
 ATTACH_NS = 50_000_000
 """A park older than the attach that ends so soon after it may never have been looked at."""
+SWITCHES_NS = 10_000_000
+"""Where others compute, the GIL may be lost for a switch interval at either end."""
 GIL_SCAN_NS = 25_000_000
 """The begin of a wait for the GIL may be seen one scan late where no probe tells it."""
 
@@ -234,7 +236,7 @@ class _Comparison:
             self._report.invented += [f"{park} in {name}" for park in flagged]
             return
         if not flagged:
-            if self._must_be_flagged(kind, start_ns, end_ns, chain):
+            if self._must_be_flagged(wait, kind, start_ns, end_ns, chain):
                 self._report.expected += 1
                 self._report.missed.append(f"{name}; seen {seen}")
             return
@@ -255,7 +257,12 @@ class _Comparison:
             self._report.latency_ms.append((first.said_ns - crossing_ns) / 1e6)
 
     def _must_be_flagged(
-        self, kind: str, start_ns: int, end_ns: int | None, chain: list[SeenPark]
+        self,
+        wait: TrueWait,
+        kind: str,
+        start_ns: int,
+        end_ns: int | None,
+        chain: list[SeenPark],
     ) -> bool:
         """A wait just above the threshold may be a park just below it."""
         if end_ns is None:
@@ -265,6 +272,8 @@ class _Comparison:
                 return False
             start_ns = self._o.armed_ns if self._coarse else start_ns
         least_ns = self._o.long_park_ns + self._slack_ns + self._start_error_ns
+        if wait.contended:
+            least_ns += SWITCHES_NS
         if self._start_error_ns < SLACK_NS and kind == "gil":
             least_ns += GIL_SCAN_NS
         pieces = [park.duration_ns for park in chain]

@@ -90,7 +90,7 @@ class ScanScheduler:
         """
         if complete or len(samples):
             blocked = is_blocked(samples)
-            gil = blocked & has_flag(samples, Flag.GIL)
+            gil = has_flag(samples, Flag.GIL)
             if gil.any():
                 self._gil_until_ns = now_ns + _GIL_LINGER * self._gil_ns
             self._expect(now_ns, samples, blocked & ~gil, complete=complete)

@@ -135,6 +135,13 @@ def test_fast_while_somebody_waits_for_the_gil() -> None:
     assert scheduler.next_scan_ns(T0) == T0 + 170 * MS
 
 
+def test_fast_also_for_a_gil_waiter_that_is_awake_between_two_slices() -> None:
+    scheduler = ScanScheduler(200 * MS)
+    awake = sample(5, T0, T0, state=RunState.RUNNING, flags=Flag.GIL)
+    scheduler.scanned(T0, scan(awake))
+    assert scheduler.next_scan_ns(T0) == T0 + 20 * MS
+
+
 def test_dear_scans_stretch_every_period() -> None:
     scheduler = ScanScheduler(200 * MS)
     gil = sample(5, T0, T0 - 3 * MS, flags=Flag.GIL)

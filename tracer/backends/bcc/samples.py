@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from probes.kinds import FUTEX
-from probes.wire import PAYLOAD, RECORD, Flag, Kind
+from probes.wire import PAYLOAD, RECORD, Flag, Kind, WaitClass
 from tracer.backends.scan import is_blocked
 
 SAMPLE: np.dtype[Any] = np.dtype(
@@ -42,8 +42,14 @@ class GilRanges:
         """The process is over, or another program runs in it."""
         self._ranges.pop(pid, None)
 
-    def flag(self, states: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
-        """Set ``Flag.GIL`` in samples that wait inside a GIL; return which those are."""
+    def flag(
+        self, states: npt.NDArray[Any], wait_class: npt.NDArray[Any] | None = None
+    ) -> npt.NDArray[np.bool_]:
+        """Set ``Flag.GIL`` in samples that wait inside a GIL; return which those are.
+
+        Also in those whose open wait (``wait_class`` of the samples) is for a GIL but
+        that are awake between two slices of it.
+        """
         inside = np.zeros(len(states), np.bool_)
         in_futex = is_blocked(states) & (states["syscall"] == FUTEX)
         if in_futex.any():
@@ -53,6 +59,8 @@ class GilRanges:
                     inside |= (pids == pid) & (address >= start) & (address < end)
             inside &= in_futex
             states["flags"][inside] |= np.uint16(Flag.GIL)
+        if wait_class is not None:
+            states["flags"][wait_class == WaitClass.GIL] |= np.uint16(Flag.GIL)
         return inside
 
 

@@ -262,7 +262,7 @@ class BccSource:
             samples = samples[~dead]
         states = np.ascontiguousarray(samples["state"])
         states["since_ns"] = self._clock.to_monotonic(states["since_ns"])
-        self._flag_gil(states)
+        self._flag_gil(states, samples["wait_class"])
         opened = self._waits.news(samples, complete=complete)
         waiting = samples["wait_start_ns"] != 0
         news = self._filter.news(states, now_ns, waiting, complete=complete)
@@ -272,9 +272,9 @@ class BccSource:
             self._missing = self._pids.difference(states["pid"].tolist())
         return states
 
-    def _flag_gil(self, states: npt.NDArray[Any]) -> None:
+    def _flag_gil(self, states: npt.NDArray[Any], wait_class: npt.NDArray[Any]) -> None:
         """A GIL wait is many sleeps: the wake-up from one of them is not its end."""
-        odd = self._gil.flag(states) & has_flag(states, Flag.WATCHED)
+        odd = self._gil.flag(states, wait_class) & has_flag(states, Flag.WATCHED)
         if odd.any():
             self._attached.unwatch(states["tid"][odd].tolist())
             states["flags"][odd] &= np.uint16(0xFFFF ^ Flag.WATCHED)

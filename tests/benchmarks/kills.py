@@ -18,6 +18,7 @@ import numpy as np
 from tests.benchmarks import kernel
 from tests.benchmarks.pairs import TARGETS, interpreter
 from tests.benchmarks.quiet import last_cpu
+from tests.benchmarks.startup import idle_target
 from tests.benchmarks.tools import parkscope_process
 from tests.interpreters import launch
 from tests.processes import read_line, started, wait_ready
@@ -47,7 +48,7 @@ class Noticed:
 
 @dataclass(slots=True)
 class Verdict:
-    """All periods: with a kill in each, and without Parkscope; and what was left behind."""
+    """All periods, with a kill of its tracer or of a bystander's; and what was left behind."""
 
     killed: list[Noticed] = field(default_factory=list)
     control: list[Noticed] = field(default_factory=list)
@@ -122,14 +123,19 @@ def _target() -> Iterator[_Target]:
 
 
 def kill_often(times: int = KILLS, seed: int = 0) -> Verdict:
-    """Attach and kill so many times; after each a period of equal length without Parkscope."""
+    """Attach and kill so many times, in turn with control periods.
+
+    In a control period the same is done to a bystander: the machine has the same to
+    do, and the target is not attached to.
+    """
     chance, verdict = random.Random(seed), Verdict()
-    with _target() as target:
+    with _target() as target, idle_target(3) as bystander:
         target.noticed()
         for _ in range(times):
-            _kill_once(target, verdict, chance.uniform(0, _LATEST_S))
+            after_s = chance.uniform(0, _LATEST_S)
+            _kill_once(target.pid, after_s, verdict)
             verdict.killed.append(target.noticed())
-            time.sleep(verdict.killed[-1].seconds)
+            _kill_once(bystander, after_s, Verdict())
             verdict.control.append(target.noticed())
             if not target.alive():
                 verdict.crashed = True
@@ -137,15 +143,15 @@ def kill_often(times: int = KILLS, seed: int = 0) -> Verdict:
     return verdict
 
 
-def _kill_once(target: _Target, verdict: Verdict, after_s: float) -> None:
-    with parkscope_process(target.pid) as tracer:
+def _kill_once(pid: int, after_s: float, verdict: Verdict) -> None:
+    with parkscope_process(pid) as tracer:
         time.sleep(after_s)
         links = kernel.held_by(tracer.pid, "link_id")
         programs = kernel.held_by(tracer.pid, "prog_id")
-        verdict.probed_bytes.append(changed_bytes(target.pid))
+        verdict.probed_bytes.append(changed_bytes(pid))
         tracer.kill()
         time.sleep(GONE_S)
-        verdict.left_bytes.append(changed_bytes(target.pid))
+        verdict.left_bytes.append(changed_bytes(pid))
         verdict.left_links.append(len(links & kernel.links()))
         verdict.left_programs.append(len(programs & kernel.programs()))
 

@@ -21,15 +21,13 @@ a ``hint``.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-import numpy.typing as npt
-
-from collector.counters import Counters
 from collector.events import SCHEMA_VERSION, Event
+from collector.sinks import SinkBase
 from probes.errors import ParkscopeError
 from tracer.session import SessionOptions, SessionResult, open_session, run_session
 from tracer.version import VERSION
@@ -49,7 +47,7 @@ __all__ = [
 ]
 
 
-def attach(*pids: int, **options: Any) -> Iterator[Event]:
+def attach(*pids: int, **options: Any) -> Generator[Event, None, None]:
     """Attach to live processes and yield events as they happen.
 
     ``options`` are fields of ``SessionOptions``. Ends when the targets are gone or
@@ -58,7 +56,7 @@ def attach(*pids: int, **options: Any) -> Iterator[Event]:
     return _events(SessionOptions(pids=pids, **options))
 
 
-def replay(trace: str | Path, **options: Any) -> Iterator[Event]:
+def replay(trace: str | Path, **options: Any) -> Generator[Event, None, None]:
     """Play a recorded trace through the same detector, on a virtual clock."""
     return _events(SessionOptions(replay=Path(trace), **options))
 
@@ -97,7 +95,7 @@ def views() -> dict[str, str]:
     return dict(list_views())
 
 
-def _events(options: SessionOptions) -> Iterator[Event]:
+def _events(options: SessionOptions) -> Generator[Event, None, None]:
     sink = _Collected()
     pipeline, _ = open_session(options, [sink])
     with closing(pipeline.steps()) as steps:
@@ -105,7 +103,7 @@ def _events(options: SessionOptions) -> Iterator[Event]:
             yield from sink.take()
 
 
-class _Collected:
+class _Collected(SinkBase):
     """A sink that keeps events until they are taken."""
 
     def __init__(self) -> None:
@@ -117,15 +115,3 @@ class _Collected:
 
     def on_events(self, events: Sequence[Event]) -> None:
         self._events += events
-
-    def on_records(self, records: npt.NDArray[Any], dropped: dict[int, int], now_ns: int) -> None:
-        """Events carry all that this API promises."""
-
-    def on_parks(self, parks: npt.NDArray[Any]) -> None:
-        """Events carry all that this API promises."""
-
-    def on_health(self, counters: Counters, now_ns: int) -> None:
-        """The ``detached`` event has the totals."""
-
-    def close(self) -> None:
-        """Nothing is held open."""

@@ -7,11 +7,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import PurePath
 from typing import Any, Protocol
 
-import numpy.typing as npt
-
 from collector.context import ContextProvider
-from collector.counters import Counters
 from collector.events import Event
+from collector.sinks import SinkBase
 from probes.errors import ParkscopeError
 from tracer.backends import TargetPlan
 from tracer.context import TargetContext
@@ -29,7 +27,7 @@ class Retargetable(Protocol):
         """Use what is known by now: GIL addresses, probe sites."""
 
 
-class Followed:
+class Followed(SinkBase):
     """Inspects the targets and keeps up with their forks and execs.
 
     It is a sink, to hear of them, and is ``tend``-ed between batches. A target
@@ -137,15 +135,3 @@ class Followed:
                 self._expect(int(event.data["child_pid"]))
             elif event.event == "process_exit" and event.pid is not None:
                 self._pending.pop(event.pid, None)
-
-    def on_records(self, records: npt.NDArray[Any], dropped: dict[int, int], now_ns: int) -> None:
-        """Records are of no interest here."""
-
-    def on_parks(self, parks: npt.NDArray[Any]) -> None:
-        """Parks are of no interest here."""
-
-    def on_health(self, counters: Counters, now_ns: int) -> None:
-        """Counters are of no interest here."""
-
-    def close(self) -> None:
-        """Nothing is held open."""

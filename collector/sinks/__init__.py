@@ -40,3 +40,22 @@ class Sink(Protocol):
 
 SINKS: tuple[str, ...] = ("json_lines", "live", "trace_file")
 """Modules of this package; a test compares them with what lies in the folder."""
+
+
+class SinkBase:
+    """A sink that does nothing: for those that need only some of what passes."""
+
+    def on_records(self, records: npt.NDArray[Any], dropped: dict[int, int], now_ns: int) -> None:
+        """Nothing."""
+
+    def on_parks(self, parks: npt.NDArray[Any]) -> None:
+        """Nothing."""
+
+    def on_events(self, events: Sequence[Event]) -> None:
+        """Nothing."""
+
+    def on_health(self, counters: Counters, now_ns: int) -> None:
+        """Nothing."""
+
+    def close(self) -> None:
+        """Nothing."""

@@ -278,10 +278,12 @@ class _Comparison:
             least_ns += GIL_SCAN_NS
         pieces = [park.duration_ns for park in chain]
         slack_ns = self._slack_ns + len(pieces) * self._start_error_ns
+        if wait.contended:  # letting go of the GIL takes a while too, and is no park
+            slack_ns += GIL_SCAN_NS
         covered = sum(pieces) >= end_ns - start_ns - slack_ns
         if covered and max(pieces, default=0) < self._o.long_park_ns:
             # Woken in vain and asleep again, or the wait for the GIL made it long.
-            return not self._coarse and len(pieces) == 1
+            return not (self._coarse or wait.contended) and len(pieces) == 1
         return end_ns - start_ns > least_ns
 
     def _measure(

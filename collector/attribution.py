@@ -59,7 +59,9 @@ class Attributor:
         park = sight.park
         context = sight.context if outlasted else _name_only(sight.context)
         reason = self._rules.match(park.kind, context)
-        park.idle = reason is not None
+        # Without frames nobody knows whether the thread waits there by design.
+        known = reason is not None or context.frames is not None
+        park.idle = reason is not None if known else None
         event = Event(
             "park_long",
             ts_ns=now_ns,

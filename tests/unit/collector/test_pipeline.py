@@ -157,6 +157,7 @@ def test_a_stack_read_too_late_is_not_said() -> None:
     )
     (long,) = sink.named("park_long")
     assert long.data["stack"] is None
+    assert long.idle is None, "who knows where it waited"
     assert long.thread_name == "worker-1"
     assert [e.duration_ns for e in sink.named("park_end")] == [201 * MS]
 

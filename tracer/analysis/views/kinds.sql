@@ -11,7 +11,7 @@ ended AS (
     GROUP BY k.name
 ),
 long AS (
-    SELECT kind, count(*) FILTER (NOT idle) AS stuck, count(*) FILTER (idle) AS idle
+    SELECT kind, count(*) FILTER (idle IS NOT TRUE) AS stuck, count(*) FILTER (idle) AS idle
     FROM long_parks GROUP BY kind
 ),
 short AS (SELECT kind, sum(waits) AS waits, sum(total_ns) AS total_ns FROM short_waits GROUP BY kind)

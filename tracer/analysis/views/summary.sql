@@ -1,7 +1,7 @@
 -- The recording at a glance: what was traced, for how long, what was found, what was lost
 WITH
 longest AS (
-    SELECT * FROM long_parks WHERE NOT idle ORDER BY duration_ns DESC, park_id LIMIT 1
+    SELECT * FROM long_parks WHERE idle IS NOT TRUE ORDER BY duration_ns DESC, park_id LIMIT 1
 ),
 facts AS (
     SELECT 10 AS place, 'trace' AS name, state AS value, NULL AS unit FROM session
@@ -22,10 +22,10 @@ facts AS (
     FROM parks JOIN park_kinds AS k USING (kind)
     GROUP BY k.kind, k.name
     UNION ALL
-    SELECT 90, 'long parks', count(*)::VARCHAR, NULL FROM long_parks WHERE NOT idle
+    SELECT 90, 'long parks', count(*)::VARCHAR, NULL FROM long_parks WHERE idle IS NOT TRUE
     UNION ALL
     SELECT 91, 'long parks, still open', count(*)::VARCHAR, NULL
-    FROM long_parks WHERE NOT idle AND end_kind = 'open'
+    FROM long_parks WHERE idle IS NOT TRUE AND end_kind = 'open'
     UNION ALL
     SELECT 92, 'long parks, idle by design', count(*)::VARCHAR, NULL FROM long_parks WHERE idle
     UNION ALL SELECT 93, 'longest park', printf('%.3f', duration_ns / 1e6), 'ms' FROM longest

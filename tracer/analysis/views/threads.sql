@@ -10,7 +10,7 @@ parked AS (
     FROM parks GROUP BY pid, tid
 ),
 long AS (
-    SELECT pid, tid, count(*) FILTER (NOT idle) AS stuck, count(*) FILTER (idle) AS idle
+    SELECT pid, tid, count(*) FILTER (idle IS NOT TRUE) AS stuck, count(*) FILTER (idle) AS idle
     FROM long_parks GROUP BY pid, tid
 ),
 allocated AS (

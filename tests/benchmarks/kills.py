@@ -115,6 +115,7 @@ def _target() -> Iterator[_Target]:
         TARGETS / "steady_loop.py",
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
+        start_new_session=False,  # one group for the scheduler, with the tracers
     )
     with started(process):
         os.sched_setaffinity(process.pid, last_cpu())

@@ -13,6 +13,7 @@ import numpy as np
 
 from collector.parks import ParkDetector
 from probes.wire import PAYLOAD, RECORD, Kind, RunState, WaitClass
+from tests.benchmarks.quiet import going_first
 from tests.benchmarks.startup import idle_target
 from tests.benchmarks.tools import parkscope_process
 from tests.processes import wait_until
@@ -37,7 +38,7 @@ class Footprint:
 
 def footprint(threads: int) -> Footprint:
     """Of ``parkscope record`` on a target with so many idle threads, once it has settled."""
-    with idle_target(threads) as pid, parkscope_process(pid) as tracer:
+    with going_first(), idle_target(threads) as pid, parkscope_process(pid) as tracer:
         time.sleep(_SETTLED_S)
         before, began = cpu_ns(tracer.pid), time.monotonic_ns()
         time.sleep(IDLE_S)
@@ -74,7 +75,7 @@ def scan_costs_ms(threads: int, scans: int = 10) -> list[float]:
         costs.extend((seen["cost_ns"][seen["threads"] >= threads] / 1e6).tolist())
         return len(costs) >= scans
 
-    with idle_target(threads) as pid, _scanned(pid) as source:
+    with going_first(), idle_target(threads) as pid, _scanned(pid) as source:
         wait_until(enough, f"{scans} scans of {threads} threads", 60)
     return costs[:scans]
 

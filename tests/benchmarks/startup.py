@@ -25,17 +25,16 @@ _PARKSCOPE = str(BIN / "parkscope")
 @contextmanager
 def idle_target(threads: int) -> Iterator[int]:
     """The PID of a Python process with so many threads, all waiting."""
-    with going_first():
-        process = launch(
-            interpreter("pyenv-3.11", "system-3.11"),
-            TARGETS / "many_threads.py",
-            [str(threads)],
-            stdout=subprocess.PIPE,
-            start_new_session=False,
-        )
-        with started(process):
-            wait_ready(process, 60)
-            yield process.pid
+    process = launch(
+        interpreter("pyenv-3.11", "system-3.11"),
+        TARGETS / "many_threads.py",
+        [str(threads)],
+        stdout=subprocess.PIPE,
+        start_new_session=False,
+    )
+    with started(process):
+        wait_ready(process, 60)
+        yield process.pid
 
 
 def seconds_to_armed(pid: int, environment: Mapping[str, str] | None = None) -> float:

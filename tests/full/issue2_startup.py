@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from tests.benchmarks import startup
+from tests.benchmarks.quiet import going_first
 from tests.full import Figure, at_most, must_show
 
 
 @must_show("command to armed", issue=2, line=6)
 def armed() -> Iterator[Figure]:
     bound = at_most(0.7, "s")
-    with startup.idle_target(20) as pid:
+    with going_first(), startup.idle_target(20) as pid:
         first = startup.first_time_to_armed(pid)
         times = startup.times_to_armed(pid)
     yield Figure(startup.median(times), "command to armed, s", bound, startup.note(times))

@@ -8,8 +8,7 @@ be wrong is not said.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any, Protocol
 
@@ -20,7 +19,6 @@ from probes.kinds import fd_of, syscall_name
 from probes.wire import Flag
 
 _SOURCES = MappingProxyType({Seen.SLOW_PATH: "slow_path", Seen.SCAN: "scan"})
-_NO_WAKER: Mapping[str, Any] = MappingProxyType({})
 
 # A wake-up is somebody's deed when the waker was inside one of these calls; in an
 # interrupt the current task is whoever happened to run.
@@ -91,17 +89,13 @@ class Attributor:
     def end_event(self, park: Park, now_ns: int) -> Event:
         """The ``park_end`` event of a park that ``long_event`` was called for."""
         said = self._said.pop(park.park_id)
-        return Event(
-            "park_end",
+        return replace(
+            said,
+            event="park_end",
             ts_ns=now_ns,
-            pid=park.pid,
-            tid=park.tid,
-            thread_name=said.thread_name,
             kind=park.kind,
-            idle=said.idle,
             start_ns=park.start_ns,
             duration_ns=park.end_ns - park.start_ns,
-            before_attach=said.before_attach,
             data={
                 **said.data,
                 "source": _SOURCES[park.source],

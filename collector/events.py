@@ -2,14 +2,14 @@
 
 The JSON form of an event is one flat object. ``COMMON`` keys stand in every
 event, null where they do not apply; the others depend on ``event`` and are
-listed in ``docs`` of each kind below and in README.md. ``SCHEMA_VERSION`` is
+listed in ``EVENTS`` and in README.md. ``SCHEMA_VERSION`` is
 raised when a key changes its meaning or goes away, not when one is added.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
@@ -44,7 +44,6 @@ EVENTS: Mapping[str, str] = MappingProxyType(
         "process_exec": "the target replaced its program",
         "process_exit": "the target ended: exit_code",
         "totals": "counters, once a second: as in detached",
-        "context": "something found out later about an earlier event: park_id, ...",
         "detached": "the recording is over: why, totals",
     }
 )
@@ -103,7 +102,3 @@ class Event:
         known = {key: flat.get(key) for key in COMMON if key not in ("event", "schema", "ts_ns")}
         data = {key: value for key, value in flat.items() if key not in COMMON}
         return cls(event=name, ts_ns=ts_ns, data=data, **known)
-
-    def with_data(self, **more: Any) -> Event:
-        """A copy with more keys in ``data``."""
-        return replace(self, data={**self.data, **more})

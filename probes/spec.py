@@ -44,8 +44,7 @@ class ProbeSpec:
     """One probe: a folder under ``probes/`` of the same name.
 
     ``source`` is the program file inside that folder, ``records`` the kinds it
-    may emit. ``shed_order``: the governor gives up probes with the lowest number
-    first; probes with ``None`` are never given up.
+    may emit. What is given up first when probes cost too much: ``tracer.governor``.
     """
 
     name: str
@@ -54,4 +53,3 @@ class ProbeSpec:
     programs: tuple[Program, ...]
     records: tuple[Kind, ...]
     cost: CostClass
-    shed_order: int | None = None

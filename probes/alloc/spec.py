@@ -25,5 +25,4 @@ SPEC = ProbeSpec(
     programs=(REFILL, LARGE),
     records=(Kind.POOL_REFILL, Kind.LARGE_ALLOC),
     cost=CostClass.B,
-    shed_order=1,
 )

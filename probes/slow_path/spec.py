@@ -33,5 +33,4 @@ SPEC = ProbeSpec(
     ),
     records=(Kind.WAIT, Kind.WAIT_HIST),
     cost=CostClass.B,
-    shed_order=2,
 )

@@ -54,7 +54,7 @@ def test_the_kinds_are_the_kinds() -> None:
 def test_the_json_schema_is_the_schema() -> None:
     keys = first_cells("JSON")
     assert set(COMMON) <= keys
-    assert keys - set(COMMON) == set(EVENTS) - {"context"}
+    assert keys - set(COMMON) == set(EVENTS)
     assert f"`schema` is {SCHEMA_VERSION}" in section("JSON")
 
 

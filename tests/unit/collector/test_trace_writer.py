@@ -313,7 +313,7 @@ def test_closing_twice_is_safe_and_nothing_follows(tmp_path: Path) -> None:
 )
 def test_no_value_is_refused(tmp_path: Path, value: Any, told: Any) -> None:
     writer = TraceWriter(tmp_path / "t", {})
-    writer.add_events([Event("context", START_NS, thread_name="\udcff", data={"v": value})])
+    writer.add_events([Event("governor", START_NS, thread_name="\udcff", data={"v": value})])
     writer.close()
     (event,) = read(tmp_path / "t").events
     assert event.data["v"] == told
@@ -322,7 +322,7 @@ def test_no_value_is_refused(tmp_path: Path, value: Any, told: Any) -> None:
 
 def test_an_event_of_megabytes_is_written_without_its_data(tmp_path: Path) -> None:
     writer = TraceWriter(tmp_path / "t", {})
-    writer.add_events([Event("context", START_NS, pid=3, data={"v": "x" * (2 << 20)})])
+    writer.add_events([Event("governor", START_NS, pid=3, data={"v": "x" * (2 << 20)})])
     writer.close()
     (event,) = read(tmp_path / "t").events
     assert event.pid == 3

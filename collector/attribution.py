@@ -112,9 +112,13 @@ class Attributor:
 
 
 def _name_only(context: ThreadContext) -> ThreadContext:
+    """What holds of a thread whose park may have ended before it was looked at.
+
+    That no interpreter knew it does not: a Python thread's state goes first when it ends.
+    """
     if context.frames is None:
         return context
-    return ThreadContext(thread_name=context.thread_name, python=context.python)
+    return ThreadContext(thread_name=context.thread_name, python=context.python or None)
 
 
 def _stack(frames: tuple[Frame, ...] | None) -> list[dict[str, Any]] | None:

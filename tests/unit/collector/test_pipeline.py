@@ -162,6 +162,30 @@ def test_a_stack_read_too_late_is_not_said() -> None:
     assert [e.duration_ns for e in sink.named("park_end")] == [201 * MS]
 
 
+def test_a_thread_that_was_looked_at_as_it_ended_is_no_native_one() -> None:
+    """Python has forgotten a thread a moment before the kernel has."""
+
+    class Ending(Names):
+        def describe(self, pid: int, tid: int, since_ns: int, /) -> ThreadContext:
+            return ThreadContext(python=False, frames=())
+
+    class NativeIsIdle:
+        def match(self, kind: str, context: ThreadContext, /) -> str | None:
+            return "native" if context.python is False else None
+
+    sink, _, _ = run(
+        [
+            Batch(90 * MS, blocked(90, 10)),
+            Batch(216 * MS, wake(215)),
+            Batch(217 * MS, done=True),
+        ],
+        Ending(),
+        NativeIsIdle(),
+    )
+    (long,) = sink.named("park_long")
+    assert (long.idle, long.data["python"]) == (None, None)
+
+
 @pytest.mark.parametrize(("read_ms", "known"), [(320, True), (340, False)])
 def test_a_stack_read_before_the_end_is_said_though_the_park_is_over(
     read_ms: int, known: bool

@@ -22,6 +22,48 @@ class Frame:
 
 
 @dataclass(frozen=True, slots=True)
+class Resource:
+    """What a thread waits on, as a person would call it.
+
+    ``type``: ``Lock``, ``RLock``, ``Condition``, ``Event``, ``Semaphore``, ``Queue``,
+    ``Barrier``, ``Thread`` (a join), ``Future``, ``GIL``; a native lock is ``lock``.
+    ``name``: where it lives (``app.cache._lock``), None while unknown. ``address``: of
+    the object in the target, of the wait itself where no object is known.
+    """
+
+    type: str
+    name: str | None = None
+    address: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Party:
+    """A thread that a wait depends on. ``how`` says how that is known."""
+
+    tid: int
+    thread_name: str | None
+    how: str
+    frames: tuple[Frame, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Blame:
+    """What a wait is for and who has it.
+
+    ``holder`` is true or None: never a guess. ``candidates`` are weaker: each says in
+    ``how`` what speaks for it. ``needs``: native ids of the threads of which at least
+    one has to act for the wait to end, None where that cannot be said for certain.
+    ``timed``: it ends by itself at a time limit; None when that is not known.
+    """
+
+    resource: Resource
+    holder: Party | None = None
+    candidates: tuple[Party, ...] = ()
+    needs: tuple[int, ...] | None = None
+    timed: bool | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class ThreadContext:
     """What is known about one thread at one moment.
 
@@ -31,7 +73,8 @@ class ThreadContext:
     ``frames`` are the innermost first, possibly not all of them; None where they
     could not be read (empty: read, and there are none). ``torn`` marks a stack
     that kept changing while it was read. ``read_ns`` is the source's time by which
-    it had been read, 0 where that is unknown.
+    it had been read, 0 where that is unknown. ``blame``: what it waits for, None where
+    that could not be found out.
     """
 
     thread_name: str | None = None
@@ -39,6 +82,7 @@ class ThreadContext:
     frames: tuple[Frame, ...] | None = None
     torn: bool = False
     read_ns: int = 0
+    blame: Blame | None = None
 
 
 UNKNOWN = ThreadContext()

@@ -21,6 +21,8 @@ class Hook(Enum):
 
     TASK_ITERATOR = "iter/task"
     RAW_TRACEPOINT = "raw tracepoint"
+    BTF_TRACEPOINT = "BTF tracepoint"
+    """As a raw one, but the kernel knows its arguments' types: their fields are plain loads."""
     UPROBE = "uprobe"
     URETPROBE = "uretprobe"
 
@@ -30,8 +32,8 @@ class Program:
     """One BPF function of a probe.
 
     ``function`` is its name in the probe's ``.bpf.c``; ``event`` names the raw
-    tracepoint for ``Hook.RAW_TRACEPOINT`` and is empty otherwise (uprobe sites
-    are chosen per target by the site planner).
+    tracepoint of a ``RAW_TRACEPOINT`` or ``BTF_TRACEPOINT`` and is empty otherwise
+    (uprobe sites are chosen per target by the site planner).
     """
 
     function: str

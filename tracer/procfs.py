@@ -50,6 +50,14 @@ class ProcessState:
     kernel_thread: bool
 
 
+def pid_max() -> int:
+    """Above the highest PID and TID that the kernel gives out (sysctl kernel.pid_max)."""
+    try:
+        return int(Path("/proc/sys/kernel/pid_max").read_text())
+    except (OSError, ValueError):
+        return 1 << 22  # PID_MAX_LIMIT of 64-bit kernels, include/linux/threads.h
+
+
 def _read(pid: int, name: str, limit: int) -> bytes:
     """A file of /proc/PID. Raises NoSuchProcess, PermissionDenied."""
     try:

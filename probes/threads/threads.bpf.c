@@ -19,17 +19,7 @@ struct bpf_iter__task {
 #define PS_TASK_STOPPED_OR_TRACED (0x4 | 0x8)
 #define PS_PF_NOT_OF_USER_SPACE (0x10 | 0x4000 | 0x200000) /* IO_WORKER USER_WORKER KTHREAD */
 
-/* The iterator's task is a pointer that the verifier knows, so a field is one load.
- * In assembly, because bcc makes a helper call of every dereference in C, ten times
- * as dear. Offsets of pt_regs are those of the x86-64 ABI (uapi/linux/ptrace.h). */
-#define PS_LOAD(bits, base, offset)                                             \
-    ({                                                                          \
-        u64 ps_loaded;                                                          \
-        asm volatile("%0 = *(u" #bits " *)(%1 + %2)"                            \
-                     : "=r"(ps_loaded)                                          \
-                     : "r"(base), "i"(offset));                                 \
-        ps_loaded;                                                              \
-    })
+/* Offsets of pt_regs are those of the x86-64 ABI (uapi/linux/ptrace.h). */
 #define PS_REG(regs, name) PS_LOAD(64, regs, __builtin_offsetof(struct pt_regs, name))
 
 #ifndef PS_HAVE_SLOW_PATH
@@ -93,10 +83,12 @@ static __always_inline bool ps_set_watch(struct task_struct *task, u32 tid,
     u64 since = out->since_ns;
     if (ps_watch.update(&tid, &since))
         return false;
+    ps_mark_watched(tid, 1);
     ps_fill_times(task, out);
     if (ps_is_blocked(out->state) && out->since_ns == since)
         return true;
     ps_watch.delete(&tid);
+    ps_mark_watched(tid, 0);
     return false;
 }
 

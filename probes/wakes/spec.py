@@ -7,7 +7,7 @@ SPEC = ProbeSpec(
     name="wakes",
     summary="end and waker of sleeps that the task iterator watches",
     source="wakes.bpf.c",
-    programs=(Program("ps_on_waking", Hook.RAW_TRACEPOINT, "sched_waking"),),
+    programs=(Program("ps_on_waking", Hook.BTF_TRACEPOINT, "sched_waking"),),
     records=(Kind.WAKE,),
     cost=CostClass.A,
 )

@@ -5,12 +5,11 @@
 int ps_on_waking(struct bpf_raw_tracepoint_args *ctx)
 {
     u64 wakee = ctx->args[0];
-    u32 tid = PS_FIELD(u32, wakee, PS_OFF_TASK_PID);
-    u64 *since = ps_watch.lookup(&tid);
-    if (!since)
+    u32 tid = PS_LOAD(32, wakee, PS_OFF_TASK_PID);
+    if (!ps_may_be_watched(tid) || ps_watch.delete(&tid))
         return 0;
-    ps_watch.delete(&tid);
-    u32 tgid = PS_FIELD(u32, wakee, PS_OFF_TASK_TGID);
+    ps_mark_watched(tid, 0);
+    u32 tgid = PS_LOAD(32, wakee, PS_OFF_TASK_TGID);
     struct ps_record *record = ps_reserve(PS_WAKE, bpf_ktime_get_ns(), tgid, tid);
     if (!record)
         return 0;
@@ -22,9 +21,9 @@ int ps_on_waking(struct bpf_raw_tracepoint_args *ctx)
     record->wake.cpu = bpf_get_smp_processor_id();
     /* Not what the watch says: now and then a wake-up passes by all tracepoints, and
      * this one then ends a later sleep than the watched one. */
-    record->wake.since_ns = PS_FIELD(u64, wakee, PS_OFF_TASK_LAST_ARRIVAL) +
-                            PS_FIELD(u64, wakee, PS_OFF_TASK_SUM_EXEC) -
-                            PS_FIELD(u64, wakee, PS_OFF_TASK_PREV_SUM_EXEC);
+    record->wake.since_ns = PS_LOAD(64, wakee, PS_OFF_TASK_LAST_ARRIVAL) +
+                            PS_LOAD(64, wakee, PS_OFF_TASK_SUM_EXEC) -
+                            PS_LOAD(64, wakee, PS_OFF_TASK_PREV_SUM_EXEC);
     if (waker) { /* not the idle task, which has no registers of user space */
         bpf_probe_read_kernel(&regs, sizeof(regs),
                               (void *)bpf_task_pt_regs(bpf_get_current_task_btf()));

@@ -21,6 +21,7 @@ from probes.spec import Hook
 from probes.wire import PAYLOAD, Flag, Kind, RunState
 from tracer.backends import bcc
 from tracer.backends.bcc import objects
+from tracer.backends.bcc.btf import PLACES
 from tracer.backends.bcc.cache import cache_directory
 from tracer.backends.bcc.clock import SchedulerClock
 from tracer.backends.bcc.load import LOADER, first_useful_line
@@ -135,7 +136,13 @@ def test_every_probe_of_the_list_has_its_source_and_says_what_it_emits() -> None
         assert spec.records
         for program in spec.programs:
             assert f"int {program.function}(" in text
-            assert (program.hook is Hook.RAW_TRACEPOINT) == bool(program.event)
+            tracepoints = (Hook.RAW_TRACEPOINT, Hook.BTF_TRACEPOINT)
+            assert (program.hook in tracepoints) == bool(program.event)
+
+
+def test_every_place_that_a_program_attaches_to_is_looked_up() -> None:
+    wanted = {program.attach_to for program in make_unit(PROBES, {}, []).programs}
+    assert wanted - {""} == set(PLACES)
 
 
 def test_what_fills_samples_stands_before_the_iterator() -> None:
@@ -247,6 +254,7 @@ def test_a_cache_that_cannot_be_made(tmp_path: Path) -> None:
 
 
 LOAD_MAP_1 = struct.pack("<BBhi", 0x18, 0x11, 0, 1) + bytes(8)
+PLACED = dict.fromkeys(PLACES, 1)
 CODE = base64.b64encode(LOAD_MAP_1).decode()
 
 
@@ -256,10 +264,10 @@ CODE = base64.b64encode(LOAD_MAP_1).decode()
         "",
         "no JSON",
         "{}",
-        json.dumps({"iterator_type": 1, "maps": 5, "programs": {}}),
-        json.dumps({"iterator_type": 1, "maps": [["m", "x", 4, 8, 1, 0]], "programs": {}}),
-        json.dumps({"iterator_type": 1, "maps": [], "programs": {"bpf_iter__task": CODE}}),
-        json.dumps({"iterator_type": 1, "maps": [], "programs": {"bpf_iter__task": "AAA"}}),
+        json.dumps({"places": PLACED, "maps": 5, "programs": {}}),
+        json.dumps({"places": PLACED, "maps": [["m", "x", 4, 8, 1, 0]], "programs": {}}),
+        json.dumps({"places": PLACED, "maps": [], "programs": {"bpf_iter__task": CODE}}),
+        json.dumps({"places": PLACED, "maps": [], "programs": {"bpf_iter__task": "AAA"}}),
     ],
 )
 def test_a_damaged_unit_is_not_used_and_leaks_nothing(content: str, tmp_path: Path) -> None:

@@ -100,16 +100,20 @@ def test_what_is_missing_is_named() -> None:
         types.offset("there", "a")
     with pytest.raises(BadBtf, match=r"struct here has no field a\.b"):
         types.offset("here", "a.b")
-    with pytest.raises(BadBtf, match="no function work"):
-        types.function("work")
+    with pytest.raises(BadBtf, match="does not describe work"):
+        types.named("work", FUNC)
 
 
-def test_functions_are_found_by_name_not_structures() -> None:
+def test_what_programs_attach_to_is_found_by_name_and_kind() -> None:
     blob = Blob()
     blob.struct("other", [])
     blob.add("helper", FUNC, 0)
-    wanted = blob.add("work", FUNC, 0)
-    assert Btf(blob.bytes()).function("work") == wanted
+    alias = blob.add("alias", TYPEDEF, 1)
+    function = blob.add("work", FUNC, 0)
+    types = Btf(blob.bytes())
+    assert (types.named("work", FUNC), types.named("alias", TYPEDEF)) == (function, alias)
+    with pytest.raises(BadBtf):
+        types.named("alias", FUNC)
 
 
 def test_types_that_refer_to_themselves_end() -> None:
@@ -157,11 +161,11 @@ def test_all_facts_of_a_kernel(tmp_path: Path) -> None:
                 )
             members.append((field, part, place * 512))
         blob.struct(owner, members)
-    iterator = blob.add(btf.ITERATOR, FUNC, 0)
+    places = {name: blob.add(name, kind, 0) for name, kind in btf.PLACES.items()}
     file = tmp_path / "vmlinux"
     file.write_bytes(blob.bytes())
     facts = btf.read_facts(file)
-    assert facts.iterator_type == iterator
+    assert facts.places == places
     assert facts.offsets == {name: truth[field] for name, field in btf.FIELDS.items()}
 
 
@@ -182,7 +186,7 @@ def test_the_running_kernel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 def test_a_damaged_cache_is_read_anew(
     content: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    fresh = btf.KernelFacts(dict.fromkeys(btf.FIELDS, 8), 7)
+    fresh = btf.KernelFacts(dict.fromkeys(btf.FIELDS, 8), dict.fromkeys(btf.PLACES, 7))
     monkeypatch.setattr(btf, "read_facts", lambda _path: fresh)
     monkeypatch.setattr(btf, "kernel_identity", lambda: "k")
     (tmp_path / "offsets-k.json").write_text(content)

@@ -13,8 +13,9 @@ import numpy as np
 import numpy.typing as npt
 
 from collector.events import Event
-from probes.spec import Hook
+from probes.spec import Hook, Program
 from probes.wire import KIND_END
+from tracer import procfs
 from tracer.backends import Options
 from tracer.backends.bcc import btf, objects, syscalls
 from tracer.backends.bcc.addon import Addon
@@ -26,6 +27,8 @@ from tracer.backends.scan import NEWS_AFTER_NS
 
 MAX_TARGETS = 4096
 MAX_WATCHES = 32768
+TIDS_A_PAGE = 4096
+"""``PS_TIDS_A_PAGE`` of common.bpf.h."""
 
 _TRACED, _SAMPLED, _FOLLOW = 1, 2, 4  # enum ps_target_flag
 _WATCH_AFTER_NS, _CLOCK_OFFSET_NS, _MIN_PARK_NS, _FULL_SCAN = range(4)  # enum ps_setting
@@ -47,6 +50,7 @@ def load(
     sizes = {
         "PS_MAX_TARGETS": MAX_TARGETS,
         "PS_MAX_WATCHES": MAX_WATCHES,
+        "PS_TID_PAGES": procfs.pid_max() // TIDS_A_PAGE + 1,
         "PS_RING_PAGES": ring_pages,
     }
     unit = make_unit(
@@ -67,7 +71,8 @@ def load(
         kernel = loader.receive()
     finally:
         loader.close()
-    objects.store(kept, kernel, facts.iterator_type)
+    objects.load_the_rest(kernel, unit, facts.places)
+    objects.store(kept, kernel, facts.places)
     return kernel
 
 
@@ -121,22 +126,24 @@ class Attachment:
         self._set(_CLOCK_OFFSET_NS, offset_ns)
 
     def attach_tracepoints(self) -> None:
-        """Attach all raw tracepoints; what fails is in ``failures``, the rest goes on."""
+        """Attach all tracepoints; what fails is in ``failures``, the rest goes on."""
         for spec in self.kernel.specs:
             for program in spec.programs:
-                if program.hook is Hook.RAW_TRACEPOINT:
-                    self._attach(spec.name, program.function, program.event)
+                if program.event:
+                    self._attach(spec.name, program)
 
-    def _attach(self, probe: str, function: str, event: str) -> None:
-        fd = self.kernel.programs.get(function)
+    def _attach(self, probe: str, program: Program) -> None:
+        what = f"{probe}/{program.event}"
+        fd = self.kernel.programs.get(program.function)
         if fd is None:
-            why = self.kernel.refused.get(function, "not loaded")
-            self.failures.append(probe_failed(f"{probe}/{event}", why))
+            why = self.kernel.refused.get(program.function, "not loaded")
+            self.failures.append(probe_failed(what, why))
             return
+        name = program.event if program.hook is Hook.RAW_TRACEPOINT else None
         try:
-            self._links.append(syscalls.open_raw_tracepoint(fd, event))
+            self._links.append(syscalls.open_raw_tracepoint(fd, name))
         except OSError as error:
-            self.failures.append(probe_failed(f"{probe}/{event}", str(error.strerror)))
+            self.failures.append(probe_failed(what, str(error.strerror)))
 
     def trace(self, pid: int) -> None:
         """Make ``pid`` a target: from here on its threads are seen. Raises OSError."""

@@ -18,6 +18,8 @@ from types import MappingProxyType
 
 from probes.errors import BackendUnavailable
 
+_STRUCT, _UNION, _TYPEDEF, _FUNCTION = 4, 5, 8, 12
+
 VMLINUX = Path("/sys/kernel/btf/vmlinux")
 NOTES = Path("/sys/kernel/notes")
 MAX_BTF_BYTES = 64 << 20
@@ -45,11 +47,18 @@ FIELDS: Mapping[str, tuple[str, str]] = MappingProxyType(
 ITERATOR = "bpf_iter_task"
 """The kernel's function that the task iterator's programs attach to."""
 
+TRACEPOINT_PREFIX = "btf_trace_"
+"""Before a tracepoint's name: the kernel's typedef of what is called there."""
+
+PLACES: Mapping[str, int] = MappingProxyType(
+    {ITERATOR: _FUNCTION, f"{TRACEPOINT_PREFIX}sched_waking": _TYPEDEF}
+)
+"""What programs are tied to when they are loaded: name and kind of type."""
+
 _MAGIC = 0xEB9F
 _HEADER = struct.Struct("<HBBIIIII")
 _TYPE = struct.Struct("<III")
 _MEMBER = struct.Struct("<III")
-_STRUCT, _UNION, _FUNCTION = 4, 5, 12
 _TRANSPARENT = frozenset({8, 9, 10, 11, 18})  # typedef, volatile, const, restrict, type tag
 # Bytes after the 12 of struct btf_type, by kind: fixed, and for each of vlen items.
 _FIXED = {1: 4, 3: 12, 14: 4, 17: 4}
@@ -116,14 +125,14 @@ class Btf:
             total += bits // 8
         return total
 
-    def function(self, name: str) -> int:
-        """Type id of a function. Raises BadBtf when there is none of that name."""
+    def named(self, name: str, kind: int) -> int:
+        """Type id of a function or typedef. Raises BadBtf when there is none of that name."""
         name_at = self._name(name)
         for type_id, position in enumerate(self._at[1:], 1):
             found, info, _ = _TYPE.unpack_from(self._blob, position)
-            if found == name_at and info >> 24 & 0x1F == _FUNCTION:
+            if found == name_at and info >> 24 & 0x1F == kind:
                 return type_id
-        raise BadBtf(f"this kernel's BTF describes no function {name}")
+        raise BadBtf(f"this kernel's BTF does not describe {name}")
 
     def _struct(self, name: str) -> int:
         type_id = self._structs.get(self._name(name))
@@ -180,10 +189,10 @@ class Btf:
 
 @dataclass(frozen=True, slots=True)
 class KernelFacts:
-    """``offsets`` of ``FIELDS``, and the BTF id of what task iterators attach to."""
+    """``offsets`` of ``FIELDS`` and BTF ids of ``PLACES``, by name."""
 
     offsets: Mapping[str, int]
-    iterator_type: int
+    places: Mapping[str, int]
 
 
 def kernel_identity(btf: Path = VMLINUX, notes: Path = NOTES) -> str:
@@ -223,7 +232,7 @@ def read_facts(btf: Path) -> KernelFacts:
         raise BadBtf(f"{btf} is larger than {MAX_BTF_BYTES >> 20} MiB")
     types = Btf(blob)
     offsets = {name: types.offset(*field) for name, field in FIELDS.items()}
-    return KernelFacts(offsets, types.function(ITERATOR))
+    return KernelFacts(offsets, {name: types.named(name, kind) for name, kind in PLACES.items()})
 
 
 def _cached(path: Path) -> KernelFacts | None:
@@ -231,11 +240,13 @@ def _cached(path: Path) -> KernelFacts | None:
         content = json.loads(path.read_text())
     except (OSError, ValueError):
         return None
-    if not isinstance(content, dict) or content.keys() != {*FIELDS, ITERATOR}:
+    if not isinstance(content, dict) or content.keys() != {*FIELDS, *PLACES}:
         return None
     if not all(isinstance(value, int) and 0 <= value < 1 << 30 for value in content.values()):
         return None
-    return KernelFacts({name: content[name] for name in FIELDS}, content[ITERATOR])
+    return KernelFacts(
+        {name: content[name] for name in FIELDS}, {name: content[name] for name in PLACES}
+    )
 
 
 def _store(path: Path, facts: KernelFacts) -> None:
@@ -243,7 +254,7 @@ def _store(path: Path, facts: KernelFacts) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         with os.fdopen(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "w") as out:
-            json.dump({**facts.offsets, ITERATOR: facts.iterator_type}, out)
+            json.dump({**facts.offsets, **facts.places}, out)
         temporary.replace(path)
     except OSError:
         temporary.unlink(missing_ok=True)

@@ -98,7 +98,7 @@ class Loader:
                 "-Wno-everything",
                 *(f"-D{name}={value}" for name, value in sorted(defines.items())),
             ],
-            "programs": [astuple(program) for program in unit.programs],
+            "programs": [astuple(program)[:4] for program in unit.programs],
             "maps": unit.maps,
         }
         data = json.dumps(request).encode()

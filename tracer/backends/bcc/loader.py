@@ -28,6 +28,7 @@ PLACES = ("/usr/lib/python3/dist-packages/bcc/__init__.py",)
 
 _LENGTH = struct.Struct("<I")
 _PROGRAM_TYPES = ("KPROBE", "RAW_TRACEPOINT", "TRACING")
+_COMPILED_ONLY = "BTF_TRACEPOINT"
 _INSTRUCTION = struct.Struct("<BBhi")  # opcode, registers, offset, immediate value
 _LOAD_DOUBLE_WORD, _PSEUDO_MAP_FD = 0x18, 1
 
@@ -68,7 +69,8 @@ def load(bcc: Any, request: dict[str, Any]) -> tuple[dict[str, Any], list[int]]:
     """Compile and load what ``request`` says: manifest, and the descriptors in its order.
 
     Programs are [name, type, attach type, optional]; a program that is optional
-    and refused stands in the manifest with the reason. ``bytecode`` is what was
+    and refused stands in the manifest with the reason, one of a type that bcc cannot
+    load only in ``bytecode``. ``bytecode`` is what was
     loaded, for the cache. Raises LoadError.
     """
     os.environ["BCC_KERNEL_SOURCE"] = request["headers"]
@@ -79,7 +81,11 @@ def load(bcc: Any, request: dict[str, Any]) -> tuple[dict[str, Any], list[int]]:
     programs: list[Any] = []
     maps: list[Any] = []
     fds: list[int] = []
+    compiled: list[str] = []
     for name, kind, attach_type, optional in request["programs"]:
+        if kind == _COMPILED_ONLY:
+            compiled.append(name)
+            continue
         if kind not in _PROGRAM_TYPES:
             raise LoadError("internal", f"program type {kind}")
         try:
@@ -97,7 +103,7 @@ def load(bcc: Any, request: dict[str, Any]) -> tuple[dict[str, Any], list[int]]:
             raise LoadError("internal", f"no map {name}")
         maps.append([name, len(fds)])
         fds.append(fd)
-    names = [name for name, at, _ in programs if at is not None]
+    names = compiled + [name for name, at, _ in programs if at is not None]
     indexes = {fds[at]: index for index, (_, at) in enumerate(maps)}
     code = {name: _portable(unit.dump_func(name.encode()), indexes) for name in names}
     if not all(code.values()):

@@ -11,6 +11,7 @@ file can only be refused.
 from __future__ import annotations
 
 import base64
+import errno
 import json
 import os
 import struct
@@ -20,12 +21,17 @@ from pathlib import Path
 
 from tracer.backends.bcc import syscalls
 from tracer.backends.bcc.load import Kernel
-from tracer.backends.bcc.unit import Unit
+from tracer.backends.bcc.unit import BTF_TRACEPOINT, Unit, WantedProgram
 
 KEPT = 4
 """So many units are kept: the latest for each combination of options in use."""
 
-_PROGRAM_TYPES: Mapping[str, int] = {"KPROBE": 2, "RAW_TRACEPOINT": 17, "TRACING": 26}
+_PROGRAM_TYPES: Mapping[str, int] = {
+    "KPROBE": 2,
+    "RAW_TRACEPOINT": 17,
+    "TRACING": 26,
+    BTF_TRACEPOINT: 26,
+}
 _LOAD_MAP = 0x18, 1  # BPF_LD | BPF_IMM | BPF_DW with src_reg BPF_PSEUDO_MAP_FD
 _INSTRUCTION = struct.Struct("<BBhi")
 
@@ -35,15 +41,32 @@ def path_of(cache_dir: Path, unit: Unit, kernel_identity: str) -> Path:
     return cache_dir / f"unit-{unit.digest()}-{kernel_identity}.json"
 
 
-def store(path: Path, kernel: Kernel, iterator_type: int) -> None:
+def load_the_rest(kernel: Kernel, unit: Unit, places: Mapping[str, int]) -> None:
+    """Load what bcc has compiled but cannot load; what the kernel refuses is in ``refused``.
+
+    ``places``: BTF ids of what programs attach to, by name.
+    """
+    for wanted in unit.programs:
+        if wanted.kind != BTF_TRACEPOINT:
+            continue
+        code = kernel.bytecode.get(wanted.name)
+        try:
+            if code is None:
+                raise OSError(errno.ENOEXEC, "its instructions are not to be had")
+            kernel.programs[wanted.name] = _load(wanted, code, list(kernel.maps.values()), places)
+        except OSError as error:
+            kernel.refused[wanted.name] = str(error)
+
+
+def store(path: Path, kernel: Kernel, places: Mapping[str, int]) -> None:
     """Keep what ``kernel`` was loaded from; a cache that cannot be written is done without.
 
-    ``iterator_type``: BTF id of the function that task iterators attach to.
+    ``places`` as for ``load_the_rest``.
     """
     if not kernel.bytecode or kernel.refused:
         return  # only what loaded in full, so that a better kernel is asked again
     content = {
-        "iterator_type": iterator_type,
+        "places": dict(places),
         "maps": [[name, *syscalls.map_shape(fd)] for name, fd in kernel.maps.items()],
         "programs": dict(kernel.bytecode),
     }
@@ -70,22 +93,26 @@ def revive(path: Path, unit: Unit) -> Kernel | None:
             kernel.maps[name] = syscalls.map_create(name, *shape)
         fds = list(kernel.maps.values())
         for wanted in unit.programs:
-            attach_type, attach_to = max(0, wanted.attach_type), 0
-            if wanted.kind == "TRACING":
-                attach_type, attach_to = syscalls.ATTACH_TRACE_ITER, content["iterator_type"]
-            kernel.programs[wanted.name] = syscalls.load_program(
-                wanted.name,
-                _PROGRAM_TYPES[wanted.kind],
-                _with_maps(base64.b64decode(content["programs"][wanted.name]), fds),
-                attach_type,
-                attach_to,
-            )
+            code = content["programs"][wanted.name]
+            kernel.programs[wanted.name] = _load(wanted, code, fds, content["places"])
     except (OSError, KeyError, IndexError, ValueError, TypeError, struct.error):
         kernel.close()
         return None
     with suppress(OSError):
         os.utime(path)
     return kernel
+
+
+def _load(wanted: WantedProgram, code: str, fds: list[int], places: Mapping[str, int]) -> int:
+    """One program from its kept instructions. Raises OSError, and for a damaged file others."""
+    attach_type = syscalls.ATTACH_TRACE_ITER if wanted.kind == "TRACING" else wanted.attach_type
+    return syscalls.load_program(
+        wanted.name,
+        _PROGRAM_TYPES[wanted.kind],
+        _with_maps(base64.b64decode(code), fds),
+        max(0, attach_type),
+        places[wanted.attach_to] if wanted.attach_to else 0,
+    )
 
 
 def _with_maps(code: bytes, fds: list[int]) -> bytes:

@@ -27,6 +27,7 @@ _LINK_CREATE, _ITER_CREATE = 28, 33
 _MAP_TYPE_ARRAY = 2
 _ITERATOR_READ = 8 << 12  # bpf_seq_read hands over at most 8 pages at once
 
+ATTACH_TRACE_RAW_TP = 23
 ATTACH_TRACE_ITER = 28
 ATTACH_TRACE_UPROBE_MULTI = 48
 
@@ -107,8 +108,13 @@ def _object_name(name: str) -> bytes:
     return name.encode()[:15].ljust(16, b"\0")
 
 
-def open_raw_tracepoint(program: int, name: str) -> int:
-    """Attach a program to a raw tracepoint; closing the result detaches. Raises OSError."""
+def open_raw_tracepoint(program: int, name: str | None) -> int:
+    """Attach a program to a raw tracepoint; closing the result detaches. Raises OSError.
+
+    ``name`` is None for a program of a BTF tracepoint: it was loaded for one.
+    """
+    if name is None:
+        return _bpf(_RAW_TRACEPOINT_OPEN, struct.pack("<QII", 0, program, 0))
     text = ctypes.create_string_buffer(name.encode())
     return _bpf(
         _RAW_TRACEPOINT_OPEN, struct.pack("<QII", ctypes.addressof(text), program, 0), (text,)

@@ -11,18 +11,31 @@ import probes
 from probes import PROBES
 from probes.spec import Hook, ProbeSpec, Program
 from tracer.backends.bcc import syscalls
+from tracer.backends.bcc.btf import ITERATOR, TRACEPOINT_PREFIX
 
 PROBES_DIR = Path(probes.__file__).parent
 HEADERS = PROBES_DIR / "include"
 
 CORE = ("threads", "wakes", "lifecycle")
 """The probes that every source has; the others come with addons."""
-MAPS = ("ps_targets", "ps_settings", "ps_ring", "ps_emitted", "ps_dropped", "ps_watch")
+MAPS = (
+    "ps_targets",
+    "ps_settings",
+    "ps_ring",
+    "ps_emitted",
+    "ps_dropped",
+    "ps_watch",
+    "ps_watched_tids",
+)
 """The maps of ``common.bpf.h``; probes add their own."""
+
+BTF_TRACEPOINT = "BTF_TRACEPOINT"
+"""A kind of ours: bcc compiles such a program but has no way to load it."""
 
 _PROGRAM_TYPE: Mapping[Hook, str] = {
     Hook.TASK_ITERATOR: "TRACING",
     Hook.RAW_TRACEPOINT: "RAW_TRACEPOINT",
+    Hook.BTF_TRACEPOINT: BTF_TRACEPOINT,
     Hook.UPROBE: "KPROBE",
     Hook.URETPROBE: "KPROBE",
 }
@@ -32,13 +45,15 @@ _PROGRAM_TYPE: Mapping[Hook, str] = {
 class WantedProgram:
     """A program as it is loaded: bcc's name of its type, the attach type (-1: none).
 
-    The kernel ties a program to one way of attaching when it is loaded.
+    The kernel ties a program to one way of attaching when it is loaded, ``TRACING``
+    ones also to a place: ``attach_to`` is its name in the kernel's BTF.
     """
 
     name: str
     kind: str
     attach_type: int
     optional: bool
+    attach_to: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,8 +105,13 @@ def make_unit(extra: Iterable[ProbeSpec], defines: Mapping[str, int], maps: Iter
 
 
 def _wanted(program: Program, multi: bool) -> WantedProgram:
-    attach_type = -1
+    attach_type, attach_to = -1, ""
     if program.hook in (Hook.UPROBE, Hook.URETPROBE) and multi:
         attach_type = syscalls.ATTACH_TRACE_UPROBE_MULTI
+    elif program.hook is Hook.BTF_TRACEPOINT:
+        attach_type, attach_to = syscalls.ATTACH_TRACE_RAW_TP, TRACEPOINT_PREFIX + program.event
+    elif program.hook is Hook.TASK_ITERATOR:
+        attach_to = ITERATOR
     optional = program.hook is not Hook.TASK_ITERATOR
-    return WantedProgram(program.function, _PROGRAM_TYPE[program.hook], attach_type, optional)
+    kind = _PROGRAM_TYPE[program.hook]
+    return WantedProgram(program.function, kind, attach_type, optional, attach_to)

@@ -16,6 +16,9 @@ import numpy.typing as npt
 from probes.wire import PAYLOAD, RECORD, Flag, Kind, RunState
 
 BASE_PERIOD_NS = 100_000_000
+QUIET_PERIOD_NS = 500_000_000
+"""Where every thread sleeps under watch, the ring says whatever happens. It is not relied
+on alone: now and then a kernel runs no program for a wake-up."""
 GIL_PERIOD_NS = 20_000_000
 COALESCE_NS = 4_000_000
 """Crossings that follow one another so closely share the scan at the last of them."""
@@ -50,9 +53,12 @@ class ScanScheduler:
     """Says when the next scan is due. Times are ns of one clock, given from outside.
 
     ``base_period_ns`` is by default ``min(100 ms, 0.45 * long_park_ns)``: a park
-    then is seen twice before it is long. A blocked thread is looked at once more
-    when it will cross ``long_park_ns``, unless ``woken`` has told of its end: a park
-    that is called long was seen to last, also where a wake-up was lost.
+    then is seen twice before it is long. Where all threads sleep under watch it is
+    ``min(500 ms, 0.9 * long_park_ns)``, until ``stirred`` tells that something
+    happened: a park is seen before it is long even if nobody tells. A blocked thread
+    is looked at once more when it will cross ``long_park_ns``, unless ``woken`` has
+    told of its end: a park that is called long was seen to last, also where a wake-up
+    was lost.
     """
 
     def __init__(
@@ -65,6 +71,9 @@ class ScanScheduler:
             base_period_ns = min(BASE_PERIOD_NS, long_park_ns * 45 // 100)
         self._long_park_ns = long_park_ns
         self._base_ns = base_period_ns
+        self._quiet_ns = max(base_period_ns, min(QUIET_PERIOD_NS, long_park_ns * 9 // 10))
+        self._quiet = False
+        self._last_ns = 0
         self._gil_ns = min(gil_period_ns, base_period_ns)
         self._due_ns: int | None = None
         self._gil_until_ns = -1
@@ -94,15 +103,27 @@ class ScanScheduler:
             if gil.any():
                 self._gil_until_ns = now_ns + _GIL_LINGER * self._gil_ns
             self._expect(now_ns, samples, blocked & ~gil, complete=complete)
+            under_watch = blocked & has_flag(samples, Flag.WATCHED)
+            self._quiet = bool(len(samples) and under_watch.all())
+        self._last_ns = now_ns
         spacing = max(SPACING_NS, COST_SPACING * cost_ns)
-        fast = now_ns <= self._gil_until_ns
-        self._period_ns = max(spacing, self._gil_ns if fast else self._base_ns)
+        if now_ns <= self._gil_until_ns:
+            period = self._gil_ns
+        else:
+            period = self._quiet_ns if self._quiet else self._base_ns
+        self._period_ns = max(spacing, period)
         due = now_ns + self._period_ns
         ahead = self._crossings[(self._crossings > now_ns) & (self._crossings < due)]
         if len(ahead):
             together = ahead[ahead <= ahead.min() + COALESCE_NS]
             due = max(int(together.max()), now_ns + spacing)
         self._due_ns = due
+
+    def stirred(self) -> None:
+        """Some thread has been told of: it may have begun another sleep since then."""
+        if self._quiet and self._due_ns is not None:
+            self._quiet = False
+            self._due_ns = min(self._due_ns, self._last_ns + self._base_ns)
 
     def woken(self, wakes: npt.NDArray[Any]) -> None:
         """Threads were woken (records, oldest first): their sleeps need no look any more."""

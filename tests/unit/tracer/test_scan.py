@@ -97,13 +97,35 @@ def test_a_wake_up_that_is_told_late_does_not_end_the_next_sleep() -> None:
 
 def test_a_sleep_that_a_scan_leaves_out_is_still_looked_at_when_it_crosses() -> None:
     scheduler = ScanScheduler(200 * MS)
-    scheduler.scanned(T0, scan(sample(5, T0, T0 - 20 * MS, flags=Flag.WATCHED)))
+    running = sample(6, T0, T0, state=RunState.RUNNING)
+    scheduler.scanned(T0, scan(sample(5, T0, T0 - 20 * MS, flags=Flag.WATCHED), running))
     assert scheduler.next_scan_ns(T0) == T0 + 90 * MS
     t = T0 + 90 * MS
     scheduler.scanned(t, scan(), complete=False)
     assert scheduler.next_scan_ns(t) == T0 + 180 * MS
     scheduler.scanned(T0 + 180 * MS, scan(), complete=False)
     assert scheduler.next_scan_ns(t) == T0 + 270 * MS
+
+
+def test_scans_are_rare_while_all_threads_sleep_under_watch_until_one_is_told_of() -> None:
+    watched = scan(*(sample(n, T0, T0 - 900 * MS, flags=Flag.WATCHED) for n in (5, 6)))
+    scheduler = ScanScheduler(200 * MS)
+    scheduler.scanned(T0, watched)
+    assert scheduler.next_scan_ns(T0) == T0 + 180 * MS
+    scheduler.scanned(T0 + 180 * MS, scan(), complete=False)
+    assert scheduler.next_scan_ns(T0) == T0 + 360 * MS
+    scheduler.stirred()
+    assert scheduler.next_scan_ns(T0) == T0 + 270 * MS
+    scheduler.scanned(T0 + 270 * MS, scan(), complete=False)
+    assert scheduler.next_scan_ns(T0) == T0 + 360 * MS, "not quiet before it is seen to be"
+
+
+@pytest.mark.parametrize("flags", [0, Flag.GIL])
+def test_a_sleep_without_a_watch_keeps_scans_frequent(flags: int) -> None:
+    scheduler = ScanScheduler(1000 * MS)
+    one = sample(5, T0, T0 - 1900 * MS, flags=Flag.WATCHED)
+    scheduler.scanned(T0, scan(one, sample(6, T0, T0 - 1900 * MS, flags=flags)))
+    assert scheduler.next_scan_ns(T0) == T0 + (20 if flags else 100) * MS
 
 
 def test_a_thread_that_sleeps_anew_crosses_later() -> None:

@@ -13,14 +13,14 @@ import numpy.typing as npt
 from collector.events import Event
 from collector.source import Batch, SourceInfo
 from probes.errors import ParkscopeError, TargetGone
-from probes.wire import KIND_END, PAYLOAD, RECORD, RECORD_SIZE, Flag, Kind, RunState, make
+from probes.wire import KIND_END, PAYLOAD, RECORD, Flag, Kind, RunState, make
 from tracer.backends import Options, TargetPlan
 from tracer.backends.bcc import syscalls
 from tracer.backends.bcc.addon import ADDONS, Addon, AddonFactory, Harvest
 from tracer.backends.bcc.attach import Attachment, load, probe_failed
 from tracer.backends.bcc.cache import cache_directory
 from tracer.backends.bcc.clock import SchedulerClock, Sleepers, calibrate
-from tracer.backends.bcc.ring import PAGE, Pace
+from tracer.backends.bcc.ring import PAGE, Pace, joined
 from tracer.backends.bcc.samples import GilRanges, OpenWaits
 from tracer.backends.bcc.unit import CORE
 from tracer.backends.scan import NEWS_AFTER_NS, DeltaFilter, ScanScheduler, has_flag, is_blocked
@@ -200,7 +200,7 @@ class BccSource:
         events, self._events = self._events, []
         if not records:
             return Batch(now_ns, b"", dropped, tuple(events), done)
-        raw = records[0] if len(records) == 1 else _joined(records)
+        raw = records[0] if len(records) == 1 else joined(records)
         return Batch(max(now_ns, int(raw["ts_ns"].max())), raw, dropped, tuple(events), done)
 
     def _count_losses(self, now_ns: int) -> None:
@@ -304,9 +304,10 @@ class BccSource:
 
     def _drain(self, now_ns: int) -> None:
         ring = self._attached.ring
-        self._pace.looked(ring.pending(), now_ns)
-        records = ring.drain()
-        if len(records):
+        pending = ring.pending()
+        self._pace.looked(pending, now_ns)
+        if pending and len(records := ring.drain()):
+            self._scheduler.stirred()
             self._records.insert(0, records)
             self._read(records)
         # A process of which the last scan saw no thread has reported its exit by now,
@@ -379,11 +380,6 @@ class BccSource:
         if self._attachment is not None:
             self._attachment.close()
             self._attachment = None
-
-
-def _joined(pieces: Sequence[npt.NDArray[Any]]) -> npt.NDArray[Any]:
-    """One array of ``RECORD``, copied as bytes: numpy copies a record field by field."""
-    return np.concatenate([piece.view(f"V{RECORD_SIZE}") for piece in pieces]).view(RECORD)
 
 
 _PROCESS_KINDS = (Kind.PROC_FORK, Kind.PROC_EXEC, Kind.PROC_EXIT)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Any
 
@@ -62,6 +62,9 @@ class Park:
     """One park, open or ended. ``park_id`` is set when it crosses the threshold.
 
     ``between_ns``: when a waiter for the GIL was last seen awake without having run.
+    A thread that was woken at ``wake_ns`` (``woken`` says by what) is parked until it has
+    got a CPU: ``run_delay_ns`` later, on ``ran_cpu``. That and the other CPUs, where it
+    had slept and where it was woken, are -1 where they are not known.
     """
 
     pid: int
@@ -85,6 +88,11 @@ class Park:
     waker_tid: int = 0
     waker_syscall: int = -1
     wake_ns: int = 0
+    woken: End = End.WOKEN
+    run_delay_ns: int = -1
+    slept_cpu: int = -1
+    waker_cpu: int = -1
+    ran_cpu: int = -1
     idle: bool | None = None
 
     @property
@@ -97,6 +105,23 @@ class Park:
         if self.kind == "gil":
             return False
         return self.source is Seen.SLOW_PATH or bool(self.flags & Flag.WATCHED)
+
+
+@dataclass(slots=True)
+class Findings:
+    """What one ``take`` returns.
+
+    Parks that crossed the threshold, long parks that ended (each object was in
+    ``crossed`` before), and rows of all parks that ended.
+    """
+
+    crossed: list[Park] = field(default_factory=list)
+    ended: list[Park] = field(default_factory=list)
+    rows: list[npt.NDArray[Any]] = field(default_factory=list)
+
+    def parks(self) -> npt.NDArray[Any]:
+        """All rows as one array (dtype ``PARK``)."""
+        return np.concatenate(self.rows) if self.rows else np.empty(0, PARK)
 
 
 def park_rows(parks: Sequence[Park]) -> npt.NDArray[Any]:
@@ -139,3 +164,15 @@ def wait_rows(waits: npt.NDArray[Any]) -> npt.NDArray[Any]:
     rows["source"] = Seen.SLOW_PATH
     rows["idle"] = -1
     return rows
+
+
+def hardly_ran(park: Park, r: Any) -> bool:
+    """Whether a thread used so little CPU that it cannot have held the GIL and run.
+
+    0.5 ms, or 5 % of the time since it was last seen waiting: re-waiting 200 times
+    a second costs a few percent; a thread that got the GIL runs for 5 ms.
+    """
+    ran = int(r["cpu_ns"]) - park.cpu_ns
+    if park.cpu_ns == 0:
+        return True  # known from the slow path only: nothing to compare with yet
+    return ran <= max(500_000, (int(r["ts_ns"]) - park.last_seen_ns) // 20)

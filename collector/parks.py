@@ -14,13 +14,21 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from collector.park import CLASS_KIND, PARK, End, Park, Seen, park_rows, wait_rows
+from collector.park import (
+    CLASS_KIND,
+    End,
+    Findings,
+    Park,
+    Seen,
+    hardly_ran,
+    park_rows,
+    wait_rows,
+)
 from probes.kinds import EXIT_GROUP, FUTEX, park_kind
 from probes.wire import PAYLOAD, Flag, Kind, RunState, WaitClass
 
@@ -29,23 +37,6 @@ SAME_WAIT_SLACK_NS = 1_000_000
 the kernel and the clock calibration: microseconds; this is a wide bound on it."""
 
 _BLOCKED = (RunState.SLEEPING, RunState.DISK_SLEEP)
-
-
-@dataclass(slots=True)
-class Findings:
-    """What one ``take`` returns.
-
-    Parks that crossed the threshold, long parks that ended (each object was in
-    ``crossed`` before), and rows of all parks that ended.
-    """
-
-    crossed: list[Park] = field(default_factory=list)
-    ended: list[Park] = field(default_factory=list)
-    rows: list[npt.NDArray[Any]] = field(default_factory=list)
-
-    def parks(self) -> npt.NDArray[Any]:
-        """All rows as one array (dtype ``PARK``)."""
-        return np.concatenate(self.rows) if self.rows else np.empty(0, PARK)
 
 
 def _key(pid: int, tid: int) -> int:
@@ -77,6 +68,7 @@ class ParkDetector:
             Kind.WAIT_OPEN: self._on_wait_open,
             Kind.WAIT: self._on_wait,
             Kind.WAKE: self._on_wake,
+            Kind.RUN: self._on_run,
             Kind.THREAD_START: self._on_thread_start,
             Kind.THREAD_EXIT: self._on_thread_exit,
             Kind.PROC_EXEC: self._on_process_over,
@@ -185,7 +177,7 @@ class ParkDetector:
                 park.since_ns, park.last_seen_ns = since, int(r["ts_ns"])
                 park.cpu_ns, park.syscall = int(r["cpu_ns"]), syscall
                 park.arg1 = int(r["arg1"])
-                park.flags |= int(r["flags"])
+                park.flags = park.flags & ~Flag.WATCHED | int(r["flags"])
                 self._ending.pop(_key(park.pid, park.tid), None)
                 return
             self._close_unseen(park, r)
@@ -208,7 +200,7 @@ class ParkDetector:
 
     def _same_wait(self, park: Park, kind: str, r: Any) -> bool:
         if park.kind == "gil":
-            return kind == "gil" and _hardly_ran(park, r)
+            return kind == "gil" and hardly_ran(park, r)
         if park.source is Seen.SLOW_PATH:
             inside = int(r["since_ns"]) >= park.start_ns - SAME_WAIT_SLACK_NS
             return inside and kind != "gil" and int(r["syscall"]) in (FUTEX, -1)
@@ -218,7 +210,7 @@ class ParkDetector:
         """The thread waits for something else by now; the end itself was not seen."""
         ran, bound = max(0, int(r["cpu_ns"]) - park.cpu_ns), int(r["since_ns"])
         if park.wake_ns:
-            self._end(park, park.wake_ns, End.WOKEN)
+            self._end(park, park.wake_ns, park.woken)
         elif park.kind == "gil":
             self._end(park, max(park.last_seen_ns, bound - ran), End.WOKEN)
         else:
@@ -226,7 +218,7 @@ class ParkDetector:
 
     def _seen_running(self, park: Park, r: Any) -> None:
         if park.kind == "gil":
-            if _hardly_ran(park, r):  # between two slices of the same wait
+            if hardly_ran(park, r):  # between two slices of the same wait
                 park.between_ns = int(r["ts_ns"]) if park.cpu_ns else 0
                 return
             ran = int(r["cpu_ns"]) - park.cpu_ns
@@ -240,10 +232,10 @@ class ParkDetector:
             if park.wake_ns:
                 # Woken, not yet back out of the wait: the probe's record is still to come.
                 self._ending.setdefault(_key(park.pid, park.tid), (self._scans, park.wake_ns))
-        elif park.wake_ns:
-            self._end(park, park.wake_ns, End.WOKEN)
-        else:
+        elif not park.wake_ns:
             self._end(park, max(park.last_seen_ns, int(r["since_ns"])), End.LOST)
+        elif int(r["since_ns"]) >= park.wake_ns:  # else it is still on its way to a CPU
+            self._end(park, int(r["since_ns"]), park.woken)
 
     def _on_wait_open(self, r: Any) -> None:
         park = self._open.get(_key(int(r["pid"]), int(r["tid"])))
@@ -253,7 +245,7 @@ class ParkDetector:
                 self._adopt(park, r, kind)
                 park.last_seen_ns = max(park.last_seen_ns, int(r["ts_ns"]))
                 return
-            self._end(park, start, End.WOKEN if park.wake_ns else End.LOST)
+            self._end(park, start, park.woken if park.wake_ns else End.LOST)
         opened = self._park_of_wait(r, kind)
         opened.since_ns = start
         opened.last_seen_ns = int(r["ts_ns"])
@@ -285,13 +277,29 @@ class ParkDetector:
         park.wake_ns = ts
         park.waker_pid, park.waker_tid = int(r["waker_pid"]), int(r["waker_tid"])
         park.waker_syscall = int(r["waker_syscall"])
+        runs = bool(r["flags"] & Flag.RUN_FOLLOWS)
+        if runs:
+            park.slept_cpu, park.waker_cpu = int(r["slept_cpu"]), int(r["cpu"])
         if park.source is Seen.SCAN and park.kind != "gil":
             how = End.TIMED_OUT if r["flags"] & Flag.TIMED_OUT else End.WOKEN
             if park.waker_pid == park.pid and park.waker_syscall == EXIT_GROUP:
                 how = End.EXITED  # the process ends; nobody gave what was waited for
             if since > park.last_seen_ns:  # it ends a later sleep; this one's end was not told
-                ts, how, park.waker_tid = since, End.LOST, 0
-            self._end(park, ts, how)
+                park.wake_ns = park.waker_tid = 0
+                self._end(park, since, End.LOST)
+            elif runs and how is not End.EXITED:
+                park.woken = how
+            else:
+                self._end(park, ts, how)
+
+    def _on_run(self, r: Any) -> None:
+        """A thread that was woken has got a CPU: only now its wait is over."""
+        park = self._open.get(_key(int(r["pid"]), int(r["tid"])))
+        if park is None or not park.wake_ns or int(r["ts_ns"]) < park.wake_ns:
+            return
+        park.run_delay_ns, park.ran_cpu = int(r["ts_ns"]) - park.wake_ns, int(r["cpu"])
+        if park.source is Seen.SCAN and park.kind != "gil":
+            self._end(park, int(r["ts_ns"]), park.woken)
 
     def _on_thread_start(self, r: Any) -> None:
         park = self._open.get(_key(int(r["pid"]), int(r["tid"])))
@@ -369,7 +377,7 @@ class ParkDetector:
 
     def _close_before(self, park: Park, bound_ns: int) -> None:
         if park.wake_ns:
-            self._end(park, park.wake_ns, End.WOKEN)
+            self._end(park, park.wake_ns, park.woken)
         else:
             self._end(park, bound_ns, End.LOST)
 
@@ -386,15 +394,3 @@ class ParkDetector:
             self._found.ended.append(park)
         if park.park_id or duration >= self.min_park_ns:
             self._ended_rows.append(park)
-
-
-def _hardly_ran(park: Park, r: Any) -> bool:
-    """Whether a thread used so little CPU that it cannot have held the GIL and run.
-
-    0.5 ms, or 5 % of the time since it was last seen waiting: re-waiting 200 times
-    a second costs a few percent; a thread that got the GIL runs for 5 ms.
-    """
-    ran = int(r["cpu_ns"]) - park.cpu_ns
-    if park.cpu_ns == 0:
-        return True  # known from the slow path only: nothing to compare with yet
-    return ran <= max(500_000, (int(r["ts_ns"]) - park.last_seen_ns) // 20)

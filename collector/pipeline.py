@@ -15,8 +15,8 @@ from collector.attribution import Attributor, Sight
 from collector.counters import Counters
 from collector.decode import decode
 from collector.events import Event
-from collector.park import Park
-from collector.parks import Findings, ParkDetector
+from collector.park import Findings, Park
+from collector.parks import ParkDetector
 from collector.sinks import Sink
 from collector.source import RecordSource
 from probes.wire import Flag

@@ -25,6 +25,8 @@ enum ps_setting {
     PS_SET_CLOCK_OFFSET_NS,    /* scheduler clock minus CLOCK_MONOTONIC, two's complement */
     PS_SET_MIN_PARK_NS,        /* slow-path waits that are shorter are only counted */
     PS_SET_FULL_SCAN,          /* the iterator shows sleeps that are watched already, too */
+    PS_SET_TELLS_WAKE,         /* ps_on_waking is attached: sleeps are watched */
+    PS_SET_TELLS_RUN,          /* ps_on_switch is attached */
     PS_SET_END = 8
 };
 
@@ -131,27 +133,33 @@ struct ps_sample {
 /* Threads whose wake-up is wanted: tid -> begin of the sleep (scheduler's clock). */
 BPF_HASH(ps_watch, u32, u64, PS_MAX_WATCHES);
 
-/* Which tids may stand in ps_watch, a byte for each: every wake-up of the machine asks,
- * and an array answers in a tenth of the time that a hash takes. The byte follows the
- * element when it is made and goes after it; one that is left over costs a look-up, and
- * tids beyond the array (pid_max was raised) are always looked up. */
+/* What is expected of a thread, a byte for each tid: every wake-up and every switch of
+ * the machine asks, and an array answers in a tenth of the time that a hash takes. The
+ * byte follows the element of ps_watch when that is made and goes after it; one that is
+ * left over costs a look-up. Of tids beyond the array (pid_max was raised) every wake-up
+ * looks into ps_watch, and no PS_RUN tells. */
 #define PS_TIDS_A_PAGE 4096
-struct ps_tid_page {
-    u8 watched[PS_TIDS_A_PAGE];
+enum ps_expected {
+    PS_EXPECT_NOTHING = 0,
+    PS_EXPECT_WAKE,
+    PS_EXPECT_RUN
 };
-BPF_ARRAY(ps_watched_tids, struct ps_tid_page, PS_TID_PAGES);
+struct ps_tid_page {
+    u8 expected[PS_TIDS_A_PAGE];
+};
+BPF_ARRAY(ps_expected_of, struct ps_tid_page, PS_TID_PAGES);
 
-static __always_inline bool ps_may_be_watched(u32 tid)
+/* The byte of a thread, NULL beyond the array. */
+static __always_inline u8 *ps_expected(u32 tid)
 {
     int number = tid / PS_TIDS_A_PAGE;
-    struct ps_tid_page *page = ps_watched_tids.lookup(&number);
-    return !page || page->watched[tid % PS_TIDS_A_PAGE];
+    struct ps_tid_page *page = ps_expected_of.lookup(&number);
+    return page ? &page->expected[tid % PS_TIDS_A_PAGE] : 0;
 }
 
-static __always_inline void ps_mark_watched(u32 tid, u8 watched)
+static __always_inline void ps_expect(u32 tid, u8 what)
 {
-    int number = tid / PS_TIDS_A_PAGE;
-    struct ps_tid_page *page = ps_watched_tids.lookup(&number);
-    if (page)
-        page->watched[tid % PS_TIDS_A_PAGE] = watched;
+    u8 *expected = ps_expected(tid);
+    if (expected)
+        *expected = what;
 }

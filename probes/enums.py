@@ -25,9 +25,10 @@ class Kind(IntEnum):
     WAIT_HIST = 11
     POOL_REFILL = 12
     SCAN = 13
+    RUN = 14
 
 
-KIND_END = 14
+KIND_END = 15
 
 
 class Flag(IntFlag):
@@ -39,6 +40,7 @@ class Flag(IntFlag):
     WATCHED = 1 << 3
     TIMED_OUT = 1 << 4
     COARSE = 1 << 5
+    RUN_FOLLOWS = 1 << 6
 
 
 class WaitClass(IntEnum):

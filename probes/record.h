@@ -39,7 +39,8 @@ enum ps_kind {
     PS_WAIT_HIST = 11,   /* waits shorter than --min-park, counted in the kernel */
     PS_POOL_REFILL = 12, /* pymalloc pool refills, counted in the kernel */
     PS_SCAN = 13,        /* one pass over all threads was made */
-    PS_KIND_END = 14
+    PS_RUN = 14,         /* a thread that was woken has got a CPU */
+    PS_KIND_END = 15
 };
 
 enum ps_flag {
@@ -48,7 +49,8 @@ enum ps_flag {
     PS_F_INFERRED = 1 << 2,      /* deduced (a tid vanished), not seen happening */
     PS_F_WATCHED = 1 << 3,       /* a PS_WAKE will follow when this thread is woken */
     PS_F_TIMED_OUT = 1 << 4,     /* the wait ended by its own timeout */
-    PS_F_COARSE = 1 << 5         /* since_ns is a bound from sampling, not a time stamp */
+    PS_F_COARSE = 1 << 5,        /* since_ns is a bound from sampling, not a time stamp */
+    PS_F_RUN_FOLLOWS = 1 << 6    /* a PS_RUN will follow when this woken thread runs */
 };
 
 enum ps_wait_class {
@@ -91,8 +93,17 @@ struct ps_wake {
     ps_u64 waker_arg1;
     ps_s16 waker_syscall; /* -1 when the waker was not inside a system call */
     ps_u16 cpu;           /* where the wake was done */
-    ps_u32 pad0;
+    ps_u32 slept_cpu;     /* where the thread had run before its sleep */
     ps_u64 since_ns;      /* start of the sleep that this ends, 0 unknown */
+};
+
+struct ps_run {
+    ps_u32 cpu; /* which it runs on */
+    ps_u32 pad0;
+    ps_u64 pad1;
+    ps_u64 pad2;
+    ps_u64 pad3;
+    ps_u64 pad4;
 };
 
 struct ps_lifecycle {
@@ -157,6 +168,7 @@ struct ps_record {
         struct ps_wait_hist wait_hist;
         struct ps_pool_refill pool_refill;
         struct ps_scan scan;
+        struct ps_run run;
     };
 };
 

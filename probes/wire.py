@@ -93,7 +93,7 @@ PAYLOAD: dict[Kind, np.dtype[Any]] = {
         ("waker_arg1", "<u8"),
         ("waker_syscall", "<i2"),
         ("cpu", "<u2"),
-        ("pad0", "<u4"),
+        ("slept_cpu", "<u4"),
         ("since_ns", "<u8"),
     ),
     Kind.THREAD_START: _LIFECYCLE,
@@ -132,6 +132,14 @@ PAYLOAD: dict[Kind, np.dtype[Any]] = {
         ("period_ns", "<u8"),
         ("pad0", "<u8"),
         ("pad1", "<u8"),
+    ),
+    Kind.RUN: _record(
+        ("cpu", "<u4"),
+        ("pad0", "<u4"),
+        ("pad1", "<u8"),
+        ("pad2", "<u8"),
+        ("pad3", "<u8"),
+        ("pad4", "<u8"),
     ),
 }
 

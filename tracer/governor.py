@@ -104,10 +104,16 @@ class Governor:
         self._first_rest_ns = rest_ns
         self._longest_rest_ns = longest_rest_ns
         self._trial_ns = trial_ns
-        self._breakers = {
-            group.name: _Breaker(group, State.WAITING if group.look_first else State.CLOSED)
-            for group in sorted(groups, key=lambda group: group.shed_order)
-        }
+        self._breakers: dict[str, _Breaker] = {}
+        for group in groups:
+            self.add(group)
+
+    def add(self, group: Group) -> None:
+        """Govern one more group."""
+        state = State.WAITING if group.look_first else State.CLOSED
+        self._breakers[group.name] = _Breaker(group, state)
+        ordered = sorted(self._breakers.values(), key=lambda one: one.group.shed_order)
+        self._breakers = {one.group.name: one for one in ordered}
 
     def state(self, name: str) -> State:
         """Where a group stands."""

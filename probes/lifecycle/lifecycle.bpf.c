@@ -73,7 +73,7 @@ int ps_on_exit(struct bpf_raw_tracepoint_args *ctx)
     u32 tid = PS_FIELD(u32, task, PS_OFF_TASK_PID);
     u64 now_ns = bpf_ktime_get_ns();
     ps_watch.delete(&tid);
-    ps_mark_watched(tid, 0);
+    ps_expect(tid, PS_EXPECT_NOTHING);
     ps_emit_exit(PS_THREAD_EXIT, now_ns, tgid, tid, task);
     u64 signal = PS_FIELD(u64, task, PS_OFF_TASK_SIGNAL);
     if (PS_FIELD(u32, signal, PS_OFF_SIGNAL_LIVE))

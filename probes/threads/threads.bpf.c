@@ -83,25 +83,27 @@ static __always_inline bool ps_set_watch(struct task_struct *task, u32 tid,
     u64 since = out->since_ns;
     if (ps_watch.update(&tid, &since))
         return false;
-    ps_mark_watched(tid, 1);
+    ps_expect(tid, PS_EXPECT_WAKE);
     ps_fill_times(task, out);
     if (ps_is_blocked(out->state) && out->since_ns == since)
         return true;
     ps_watch.delete(&tid);
-    ps_mark_watched(tid, 0);
+    ps_expect(tid, PS_EXPECT_NOTHING);
     return false;
 }
 
 static __always_inline bool ps_is_watched(u32 tid, u64 since)
 {
     u64 *watched = ps_watch.lookup(&tid);
-    return watched && *watched == since;
+    return watched && *watched == since && ps_setting(PS_SET_TELLS_WAKE);
 }
 
 /* Whether to watch a sleep: it is old enough, or in a slow path. Not for the GIL: a
  * wait for that consists of many sleeps, and the end of one is not its end. */
 static __always_inline bool ps_is_worth_a_watch(struct ps_sample *sample)
 {
+    if (!ps_setting(PS_SET_TELLS_WAKE))
+        return false;
     if (sample->wait_start_ns)
         return sample->wait_class != PS_WAIT_GIL;
     u64 clock = sample->state.ts_ns + ps_setting(PS_SET_CLOCK_OFFSET_NS);

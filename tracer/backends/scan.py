@@ -74,6 +74,7 @@ class ScanScheduler:
         self._quiet_ns = max(base_period_ns, min(QUIET_PERIOD_NS, long_park_ns * 9 // 10))
         self._quiet = False
         self._last_ns = 0
+        self._spacing_ns = SPACING_NS
         self._gil_ns = min(gil_period_ns, base_period_ns)
         self._due_ns: int | None = None
         self._gil_until_ns = -1
@@ -106,7 +107,7 @@ class ScanScheduler:
             under_watch = blocked & has_flag(samples, Flag.WATCHED)
             self._quiet = bool(len(samples) and under_watch.all())
         self._last_ns = now_ns
-        spacing = max(SPACING_NS, COST_SPACING * cost_ns)
+        spacing = self._spacing_ns = max(SPACING_NS, COST_SPACING * cost_ns)
         if now_ns <= self._gil_until_ns:
             period = self._gil_ns
         else:
@@ -118,6 +119,10 @@ class ScanScheduler:
             together = ahead[ahead <= ahead.min() + COALESCE_NS]
             due = max(int(together.max()), now_ns + spacing)
         self._due_ns = due
+
+    def hurry(self) -> None:
+        """Scan again as soon as the last scan's cost allows."""
+        self._due_ns = self._last_ns + self._spacing_ns
 
     def stirred(self) -> None:
         """Some thread has been told of: it may have begun another sleep since then."""
@@ -176,6 +181,8 @@ class DeltaFilter:
         self._armed_ns = armed_ns
         self._gone_after = gone_after_scans
         self._known = np.empty(0, _KNOWN)
+        self.switches = 0
+        """How often all threads have given the CPU away by themselves, while they were seen."""
 
     def news(
         self,
@@ -205,8 +212,9 @@ class DeltaFilter:
 
         watched = has_flag(samples, Flag.WATCHED)
         same = before["said"] & (before["since_ns"] == since)
-        # A sleep told before it was watched is told again: now its silence means something.
-        same &= before["watched"] | ~watched
+        # A sleep told as watched, or not, is told again when that changes: its silence
+        # means something now, or does not any more.
+        same &= before["watched"] == watched
         settled = samples["ts_ns"] >= since + np.uint64(self._news_after_ns)
         fresh = blocked & ~same & (at_once | settled)
         changed = before["said"] & (~blocked | ~same)
@@ -215,12 +223,15 @@ class DeltaFilter:
         news = fresh | changed | before["gil"]
         news &= ~(blocked & same)
 
+        switched = (samples["aux"] - before["switches"])[before["key"] != 0]
+        self.switches += int(switched.sum(dtype=np.uint64))
+
         after = np.zeros(len(samples), _KNOWN)
         after["key"] = keys
         after["since_ns"] = since
         after["said"] = blocked & (same | news)
         pending = before["gil"] & ~blocked & ~_surely_ran(before, samples)
-        after["watched"] = watched
+        after["watched"], after["switches"] = watched, samples["aux"]
         after["gil"] = gil | pending
         after["cpu_ns"] = np.where(pending, before["cpu_ns"], cpu)
         after["seen_ns"] = np.where(pending, before["seen_ns"], samples["ts_ns"])
@@ -294,6 +305,7 @@ _KNOWN: np.dtype[Any] = np.dtype(
         ("seen_ns", "<u8"),
         ("gone_ns", "<u8"),
         ("missed", "<u4"),
+        ("switches", "<u4"),
         ("said", "?"),
         ("watched", "?"),
         ("gil", "?"),

@@ -27,6 +27,7 @@ from tests.processes import read_line, started
 from tracer.backends import Options, TargetPlan
 from tracer.backends.bcc import syscalls
 from tracer.backends.bcc.addon import NOTHING, Addon, Harvest
+from tracer.backends.bcc.budget import Budget
 from tracer.backends.bcc.load import Kernel
 from tracer.backends.bcc.source import BccSource
 from tracer.target import inspect
@@ -111,7 +112,7 @@ class _Flood:
     def plan(self, plans: Sequence[TargetPlan]) -> None:
         """Its site is known."""
 
-    def prepare(self, kernel: Kernel) -> None:
+    def prepare(self, kernel: Kernel, budget: Budget) -> None:
         if refused := kernel.refused.get("ps_flood"):
             raise NotMeasured(f"the kernel refuses the flooding program: {refused}")
         self._programs = kernel.programs

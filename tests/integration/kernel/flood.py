@@ -9,6 +9,7 @@ from probes.spec import CostClass, Hook, ProbeSpec, Program
 from probes.wire import Kind
 from tracer.backends import Options, TargetPlan
 from tracer.backends.bcc.addon import NOTHING, Harvest
+from tracer.backends.bcc.budget import Budget
 from tracer.backends.bcc.load import Kernel
 
 SOURCE = Path(__file__).parents[2] / "targets" / "flood.bpf.c"
@@ -38,7 +39,7 @@ class Flood:
     def plan(self, plans: Sequence[TargetPlan]) -> None:
         """There is nothing to choose."""
 
-    def prepare(self, kernel: Kernel) -> None:
+    def prepare(self, kernel: Kernel, budget: Budget) -> None:
         """Keep what was loaded, for the test to look at."""
         self.kernel = kernel
 

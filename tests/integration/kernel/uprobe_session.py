@@ -87,10 +87,9 @@ class Session:
         ]
 
     def armed(self) -> None:
-        """Poll until the slow path has been armed after the look."""
-        self.until(
-            lambda: self.said("governor", probe="slow_path", action="armed"), "slow path armed"
-        )
+        """Poll until the slow path has been armed, after the look or on trial."""
+        pid = self.process.pid
+        self.until(lambda: pid in self.uprobes.links.pids("slow_path"), "slow path armed")
 
 
 @contextmanager

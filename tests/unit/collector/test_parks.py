@@ -8,8 +8,8 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from collector.park import PARK, End, Park, Seen
-from collector.parks import Findings, ParkDetector
+from collector.park import PARK, End, Findings, Park, Seen
+from collector.parks import ParkDetector
 from probes.kinds import KIND_INDEX, KINDS
 from probes.wire import Flag, Kind, RunState, WaitClass, make
 

@@ -36,6 +36,7 @@ MEMBER = {
     Kind.WAIT_HIST: "wait_hist",
     Kind.POOL_REFILL: "pool_refill",
     Kind.SCAN: "scan",
+    Kind.RUN: "run",
 }
 """The union member of ``struct ps_record`` that each kind fills."""
 

@@ -143,7 +143,7 @@ def test_all_facts_of_a_kernel(tmp_path: Path) -> None:
     blob = Blob()
     word = u64(blob)
     owners: dict[str, dict[str, list[str]]] = {}
-    for owner, path in btf.FIELDS.values():
+    for owner, path, *_ in btf.FIELDS.values():
         outer, _, inner = path.partition(".")
         owners.setdefault(owner, {}).setdefault(outer, []).extend([inner] if inner else [])
     truth = {}
@@ -166,7 +166,7 @@ def test_all_facts_of_a_kernel(tmp_path: Path) -> None:
     file.write_bytes(blob.bytes())
     facts = btf.read_facts(file)
     assert facts.places == places
-    assert facts.offsets == {name: truth[field] for name, field in btf.FIELDS.items()}
+    assert facts.offsets == {name: truth[field[0], field[1]] for name, field in btf.FIELDS.items()}
 
 
 def test_the_running_kernel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

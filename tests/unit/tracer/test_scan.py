@@ -311,3 +311,37 @@ def test_ten_thousand_threads_told_once_each() -> None:
     rows["since_ns"], rows["state"] = T0 - 50 * MS, RunState.SLEEPING
     assert len(np.unique(seen.news(rows, T0)["tid"])) == 10_000
     assert not len(seen.news(rows, T0 + 1))
+
+
+def test_a_sleep_that_loses_its_watch_is_told_again() -> None:
+    seen = DeltaFilter()
+    t = T0 + 50 * MS
+    first = seen.news(scan(sample(5, t, T0, flags=Flag.WATCHED)), t)
+    assert len(first) == 1
+    assert len(seen.news(scan(sample(5, t + MS, T0, flags=Flag.WATCHED)), t + MS)) == 0
+    (again,) = seen.news(scan(sample(5, t + 2 * MS, T0)), t + 2 * MS)
+    assert not again["flags"] & Flag.WATCHED
+
+
+def test_voluntary_switches_count_while_a_thread_is_seen_also_past_the_end_of_the_counter() -> None:
+    seen = DeltaFilter()
+
+    def look(ms: int, *counts: int) -> int:
+        rows = [sample(5 + n, T0 + ms * MS, T0) for n in range(len(counts))]
+        for row, count in zip(rows, counts, strict=True):
+            row["aux"] = count
+        seen.news(scan(*rows), T0 + ms * MS)
+        return seen.switches
+
+    assert look(1, 1000) == 0, "what was before is not known to be recent"
+    assert look(2, 1010, 77) == 10
+    assert look(3, 1010, 80) == 13
+    assert look(4, 2**32 - 5, 80) == 13 + 2**32 - 5 - 1010
+    assert look(5, 3, 80) == 13 + 2**32 - 5 - 1010 + 8
+
+
+def test_a_scan_that_is_hurried_comes_as_soon_as_the_last_ones_cost_allows() -> None:
+    scheduler = ScanScheduler(200 * MS)
+    scheduler.scanned(T0, scan(sample(6, T0, T0 - 900 * MS)), cost_ns=MS)
+    scheduler.hurry()
+    assert scheduler.next_scan_ns(T0) == T0 + 10 * MS

@@ -16,6 +16,7 @@ import numpy.typing as npt
 from collector.events import Event
 from probes.spec import ProbeSpec
 from tracer.backends import Options, TargetPlan
+from tracer.backends.bcc.budget import Budget
 from tracer.backends.bcc.load import Kernel
 
 
@@ -49,8 +50,11 @@ class Addon(Protocol):
     def plan(self, plans: Sequence[TargetPlan]) -> None:
         """Choose sites; called while the unit compiles, so time is free here."""
 
-    def prepare(self, kernel: Kernel) -> None:
-        """Programs and maps are loaded (``kernel.refused``: those that are not)."""
+    def prepare(self, kernel: Kernel, budget: Budget) -> None:
+        """Programs and maps are loaded (``kernel.refused``: those that are not).
+
+        What costs the target joins ``budget``.
+        """
 
     def arm(self, now_ns: int) -> Harvest:
         """Attach. The scan runs already."""

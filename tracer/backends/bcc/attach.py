@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import struct
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from collector.events import Event
-from probes.spec import Hook, Program
+from probes.spec import Hook, ProbeSpec, Program
 from probes.wire import KIND_END
 from tracer import procfs
 from tracer.backends import Options
@@ -31,7 +31,9 @@ TIDS_A_PAGE = 4096
 """``PS_TIDS_A_PAGE`` of common.bpf.h."""
 
 _TRACED, _SAMPLED, _FOLLOW = 1, 2, 4  # enum ps_target_flag
-_WATCH_AFTER_NS, _CLOCK_OFFSET_NS, _MIN_PARK_NS, _FULL_SCAN = range(4)  # enum ps_setting
+# enum ps_setting
+_WATCH_AFTER_NS, _CLOCK_OFFSET_NS, _MIN_PARK_NS, _FULL_SCAN, _TELLS_WAKE, _TELLS_RUN = range(6)
+_TOLD_BY = {"sched_waking": _TELLS_WAKE, "sched_switch": _TELLS_RUN}
 
 
 def probe_failed(probe: str, why: str) -> Event:
@@ -86,7 +88,7 @@ class Attachment:
     def __init__(self, kernel: Kernel, options: Options, ring_pages: int) -> None:
         self.kernel = kernel
         self.failures: list[Event] = []
-        self._links: list[int] = []
+        self._links: dict[tuple[str, str], int] = {}
         self._options = options
         self._complete = False
         self._own = Scanner(kernel.programs["bpf_iter__task"])
@@ -127,23 +129,47 @@ class Attachment:
 
     def attach_tracepoints(self) -> None:
         """Attach all tracepoints; what fails is in ``failures``, the rest goes on."""
+        for spec, program in self._tracepoints():
+            why = self._attach(spec.name, program)
+            if why:
+                self.failures.append(probe_failed(f"{spec.name}/{program.event}", why))
+
+    def attach_tracepoint(self, event: str) -> str:
+        """Attach what belongs to ``event``; why that failed, empty if it did not."""
+        found = [(spec, program) for spec, program in self._tracepoints() if program.event == event]
+        return "; ".join(filter(None, (self._attach(spec.name, one) for spec, one in found)))
+
+    def detach_tracepoint(self, event: str) -> None:
+        """Detach all programs of a tracepoint."""
+        if event in _TOLD_BY:
+            self._set(_TOLD_BY[event], 0)
+        for key in [key for key in self._links if key[1] == event]:
+            os.close(self._links.pop(key))
+
+    def is_attached(self, event: str) -> bool:
+        """Whether a program is attached to a tracepoint."""
+        return any(attached == event for _, attached in self._links)
+
+    def _tracepoints(self) -> Iterator[tuple[ProbeSpec, Program]]:
         for spec in self.kernel.specs:
             for program in spec.programs:
                 if program.event:
-                    self._attach(spec.name, program)
+                    yield spec, program
 
-    def _attach(self, probe: str, program: Program) -> None:
-        what = f"{probe}/{program.event}"
+    def _attach(self, probe: str, program: Program) -> str:
+        """Why it failed, empty if it did not."""
         fd = self.kernel.programs.get(program.function)
         if fd is None:
-            why = self.kernel.refused.get(program.function, "not loaded")
-            self.failures.append(probe_failed(what, why))
-            return
+            return self.kernel.refused.get(program.function, "not loaded")
         name = program.event if program.hook is Hook.RAW_TRACEPOINT else None
         try:
-            self._links.append(syscalls.open_raw_tracepoint(fd, name))
+            link = syscalls.open_raw_tracepoint(fd, name)
         except OSError as error:
-            self.failures.append(probe_failed(what, str(error.strerror)))
+            return str(error.strerror)
+        self._links[probe, program.event] = link
+        if program.event in _TOLD_BY:
+            self._set(_TOLD_BY[program.event], 1)
+        return ""
 
     def trace(self, pid: int) -> None:
         """Make ``pid`` a target: from here on its threads are seen. Raises OSError."""
@@ -171,7 +197,7 @@ class Attachment:
 
     def detach(self) -> None:
         """No program runs any more; what is in the ring can still be drained."""
-        for fd in self._links:
+        for fd in self._links.values():
             os.close(fd)
         self._links.clear()
         self.scanner.close()

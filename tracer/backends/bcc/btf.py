@@ -12,6 +12,7 @@ import json
 import os
 import struct
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -24,7 +25,7 @@ VMLINUX = Path("/sys/kernel/btf/vmlinux")
 NOTES = Path("/sys/kernel/notes")
 MAX_BTF_BYTES = 64 << 20
 
-FIELDS: Mapping[str, tuple[str, str]] = MappingProxyType(
+FIELDS: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
         "PS_OFF_TASK_PID": ("task_struct", "pid"),
         "PS_OFF_TASK_TGID": ("task_struct", "tgid"),
@@ -33,6 +34,7 @@ FIELDS: Mapping[str, tuple[str, str]] = MappingProxyType(
         "PS_OFF_TASK_ON_CPU": ("task_struct", "on_cpu"),
         "PS_OFF_TASK_FLAGS": ("task_struct", "flags"),
         "PS_OFF_TASK_COMM": ("task_struct", "comm"),
+        "PS_OFF_TASK_CPU": ("task_struct", "thread_info.cpu", "cpu"),  # moved in Linux 5.16
         "PS_OFF_TASK_NVCSW": ("task_struct", "nvcsw"),
         "PS_OFF_TASK_EXIT_CODE": ("task_struct", "exit_code"),
         "PS_OFF_TASK_SIGNAL": ("task_struct", "signal"),
@@ -42,7 +44,8 @@ FIELDS: Mapping[str, tuple[str, str]] = MappingProxyType(
         "PS_OFF_SIGNAL_LIVE": ("signal_struct", "live"),
     }
 )
-"""What the BPF programs are told by ``-D``: structure and path of the field."""
+"""What the BPF programs are told by ``-D``: structure and path of the field; more paths
+where it stood elsewhere in other kernels."""
 
 ITERATOR = "bpf_iter_task"
 """The kernel's function that the task iterator's programs attach to."""
@@ -51,7 +54,11 @@ TRACEPOINT_PREFIX = "btf_trace_"
 """Before a tracepoint's name: the kernel's typedef of what is called there."""
 
 PLACES: Mapping[str, int] = MappingProxyType(
-    {ITERATOR: _FUNCTION, f"{TRACEPOINT_PREFIX}sched_waking": _TYPEDEF}
+    {
+        ITERATOR: _FUNCTION,
+        f"{TRACEPOINT_PREFIX}sched_waking": _TYPEDEF,
+        f"{TRACEPOINT_PREFIX}sched_switch": _TYPEDEF,
+    }
 )
 """What programs are tied to when they are loaded: name and kind of type."""
 
@@ -231,8 +238,15 @@ def read_facts(btf: Path) -> KernelFacts:
     if len(blob) > MAX_BTF_BYTES:
         raise BadBtf(f"{btf} is larger than {MAX_BTF_BYTES >> 20} MiB")
     types = Btf(blob)
-    offsets = {name: types.offset(*field) for name, field in FIELDS.items()}
+    offsets = {name: _first_offset(types, *field) for name, field in FIELDS.items()}
     return KernelFacts(offsets, {name: types.named(name, kind) for name, kind in PLACES.items()})
+
+
+def _first_offset(types: Btf, structure: str, *paths: str) -> int:
+    for path in paths[:-1]:
+        with suppress(BadBtf):
+            return types.offset(structure, path)
+    return types.offset(structure, paths[-1])
 
 
 def _cached(path: Path) -> KernelFacts | None:

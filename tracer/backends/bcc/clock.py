@@ -25,6 +25,9 @@ from probes.wire import RunState
 
 SLEEPERS = 7
 CONFIRMED_BY = 2
+CALIBRATE_NS = 10_000_000_000
+MEASURE_NS = 4_000_000
+"""So long after sleepers have been started they surely sleep."""
 PATIENCE_S = 2.0
 STEP_NS = 20_000
 """Smaller corrections are not applied: they would be noise of the measurement."""
@@ -128,3 +131,55 @@ def calibrate(look: Callable[[], npt.NDArray[Any]]) -> int:
     if seen[0] != seen[1]:
         raise BackendUnavailable(f"{_ODD}: the same sleeps show different begins")
     return seen[0]
+
+
+class ClockKeeper:
+    """A scheduler clock that is measured again from time to time, without waiting.
+
+    Measures once when made; raises what ``calibrate`` raises. ``look`` returns raw
+    samples of this process, ``told`` takes each new offset (ns). ``due_ns``: when
+    ``tend`` should be called while a measurement is under way.
+    """
+
+    def __init__(self, look: Callable[[], npt.NDArray[Any]], told: Callable[[int], None]) -> None:
+        self._look, self._told = look, told
+        self._clock = SchedulerClock()
+        self._sleepers: Sleepers | None = None
+        self._next_ns = 0
+        self._correct(calibrate(look))
+
+    @property
+    def due_ns(self) -> int:
+        """Nothing is due between measurements: ``tend`` finds out by itself."""
+        return self._next_ns if self._sleepers is not None else 1 << 63
+
+    def to_monotonic(self, raw: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
+        """See ``SchedulerClock``."""
+        return self._clock.to_monotonic(raw)
+
+    def tend(self, now_ns: int) -> None:
+        """Begin a measurement when one is due, or end it."""
+        if now_ns < self._next_ns:
+            return
+        if self._sleepers is None:
+            self._sleepers = Sleepers()
+            self._next_ns = now_ns + MEASURE_NS
+            return
+        offset = self._sleepers.measure(self._look())
+        if offset is None:
+            self._next_ns = now_ns + MEASURE_NS
+            return
+        self.close()
+        self._correct(offset)
+
+    def close(self) -> None:
+        """End a measurement that is under way. Safe to call twice."""
+        if self._sleepers is not None:
+            self._sleepers.wake()
+            self._sleepers = None
+
+    def _correct(self, offset_ns: int) -> None:
+        now_ns = time.monotonic_ns()
+        self._next_ns = now_ns + CALIBRATE_NS
+        if self._clock.correct(offset_ns, now_ns):
+            self._told(offset_ns)

@@ -18,11 +18,13 @@ from tracer.backends import Options, TargetPlan
 from tracer.backends.bcc import syscalls
 from tracer.backends.bcc.addon import ADDONS, Addon, AddonFactory, Harvest
 from tracer.backends.bcc.attach import Attachment, load, probe_failed
+from tracer.backends.bcc.budget import Budget
 from tracer.backends.bcc.cache import cache_directory
-from tracer.backends.bcc.clock import SchedulerClock, Sleepers, calibrate
+from tracer.backends.bcc.clock import ClockKeeper
 from tracer.backends.bcc.ring import PAGE, Pace, joined
 from tracer.backends.bcc.samples import GilRanges, OpenWaits
 from tracer.backends.bcc.unit import CORE
+from tracer.backends.bcc.watch import Watch
 from tracer.backends.scan import NEWS_AFTER_NS, DeltaFilter, ScanScheduler, has_flag, is_blocked
 from tracer.procfs import process_state
 from tracer.target import alive
@@ -32,9 +34,6 @@ RING_PAGES = 4096
 SCAN_WITH_DEADLINE_NS = 1_000_000
 SAY_SCAN_NS = 1_000_000_000
 COMPLETE_SCAN_NS = 1_000_000_000
-CALIBRATE_NS = 10_000_000_000
-MEASURE_NS = 4_000_000
-"""So long after the clock's sleepers have been started they surely sleep."""
 START_ERROR_NS = 500_000
 END_ERROR_NS = 1_000_000
 
@@ -59,12 +58,11 @@ class BccSource:
         self._pids = {plan.target.pid for plan in targets}
         self._gil = GilRanges()
         self._waits = OpenWaits()
-        self._clock = SchedulerClock()
+        self._budget = Budget(options.budget)
         self._scheduler = ScanScheduler(options.long_park_ns)
-        self._sleepers: Sleepers | None = None
+        self._clock: ClockKeeper | None = None
         self._pace = Pace(ring_pages * PAGE)
-        self._calibrate_ns = self._complete_due_ns = 0
-        self._scan_said_ns = self._lost_looked_ns = 0
+        self._complete_due_ns = self._scan_said_ns = self._lost_looked_ns = 0
         self._missing: set[int] = set()
         self._lost = np.zeros(KIND_END, np.uint64)
         self._records: list[npt.NDArray[Any]] = []
@@ -90,15 +88,16 @@ class BccSource:
         kernel = load(self._addons, ring_pages, cache, plan)
         self._attachment = Attachment(kernel, self._options, ring_pages)
         for addon in list(self._addons):
-            self._ask(addon, partial(addon.prepare, kernel))
+            self._ask(addon, partial(addon.prepare, kernel, self._budget))
 
     def _arm(self, targets: Sequence[TargetPlan]) -> None:
         attached = self._attached
-        self._correct_clock(calibrate(attached.own_samples))
+        self._clock = ClockKeeper(attached.own_samples, attached.set_clock_offset)
         attached.attach_tracepoints()
         self._events += attached.failures
         armed_ns = time.monotonic_ns()
         self._filter = DeltaFilter(armed_ns=armed_ns, gone_after_scans=2)
+        self._budget.join(Watch(attached, lambda: self._filter.switches, self._look_at_all))
         for plan in targets:
             try:
                 attached.trace(plan.target.pid)
@@ -138,6 +137,12 @@ class BccSource:
         return self._attachment
 
     @property
+    def _scheduler_clock(self) -> ClockKeeper:
+        if self._clock is None:
+            raise ValueError("the source is not armed")
+        return self._clock
+
+    @property
     def info(self) -> SourceInfo:
         """What this backend is and how exact."""
         names = [*CORE, *(spec.name for addon in self._addons for spec in addon.specs)]
@@ -172,7 +177,7 @@ class BccSource:
             early = SCAN_WITH_DEADLINE_NS if now >= deadline else 0
             if now + early >= self._scheduler.next_scan_ns(now):
                 self._scan(now)
-            self._tend_clock(now)
+            self._scheduler_clock.tend(now)
             now = time.monotonic_ns()  # what happens from here on may be in the next batch
             self._drain(now)
             done = not self._pids
@@ -186,9 +191,12 @@ class BccSource:
         ever smaller pieces, and take the whole of a core for it.
         """
         now = time.monotonic_ns()
-        due = min(deadline_ns, self._scheduler.next_scan_ns(now), self._pace.due_ns)
-        if self._sleepers is not None:
-            due = min(due, self._calibrate_ns)
+        due = min(
+            deadline_ns,
+            self._scheduler.next_scan_ns(now),
+            self._pace.due_ns,
+            self._scheduler_clock.due_ns,
+        )
         if due > now:
             time.sleep((due - now) / 1e9)
 
@@ -211,28 +219,6 @@ class BccSource:
             self._dropped[kind] = self._dropped.get(kind, 0) + more
         self._lost = lost
 
-    def _tend_clock(self, now_ns: int) -> None:
-        """Measure the scheduler's clock again from time to time, without waiting."""
-        if now_ns < self._calibrate_ns:
-            return
-        if self._sleepers is None:
-            self._sleepers = Sleepers()
-            self._calibrate_ns = now_ns + MEASURE_NS
-            return
-        offset = self._sleepers.measure(self._attached.own_samples())
-        if offset is None:
-            self._calibrate_ns = now_ns + MEASURE_NS
-            return
-        self._sleepers.wake()
-        self._sleepers = None
-        self._correct_clock(offset)
-
-    def _correct_clock(self, offset_ns: int) -> None:
-        now_ns = time.monotonic_ns()
-        self._calibrate_ns = now_ns + CALIBRATE_NS
-        if self._clock.correct(offset_ns, now_ns):
-            self._attached.set_clock_offset(offset_ns)
-
     # -- scans --------------------------------------------------------------------
 
     def _scan(self, now_ns: int) -> None:
@@ -248,10 +234,16 @@ class BccSource:
             states = self._digest(samples, now_ns, complete=complete)
         for addon in list(self._addons):
             self._ask(addon, partial(addon.on_scan, now_ns))
+        self._events += self._budget.tend(now_ns)
         cost = time.thread_time_ns() - began
         self._scheduler.scanned(now_ns, states, cost, complete=complete)
         if self._records or len(states) or now_ns - self._scan_said_ns >= SAY_SCAN_NS:
             self._say_scan(now_ns, states, cost)
+
+    def _look_at_all(self) -> None:
+        """Sleeps that were watched are not any more: show them all, at once."""
+        self._complete_due_ns = 0
+        self._scheduler.hurry()
 
     def _digest(
         self, samples: npt.NDArray[Any], now_ns: int, *, complete: bool
@@ -261,7 +253,7 @@ class BccSource:
         if dead.any():
             samples = samples[~dead]
         states = np.ascontiguousarray(samples["state"])
-        states["since_ns"] = self._clock.to_monotonic(states["since_ns"])
+        states["since_ns"] = self._scheduler_clock.to_monotonic(states["since_ns"])
         self._flag_gil(states, samples["wait_class"])
         opened = self._waits.news(samples, complete=complete)
         waiting = samples["wait_start_ns"] != 0
@@ -325,7 +317,7 @@ class BccSource:
         if wakes.any():
             self._scheduler.woken(records[wakes])
             rows = records[wakes].view(PAYLOAD[Kind.WAKE])
-            rows["since_ns"] = self._clock.to_monotonic(rows["since_ns"])
+            rows["since_ns"] = self._scheduler_clock.to_monotonic(rows["since_ns"])
             records[wakes] = rows.view(RECORD)
         exits = kinds == Kind.THREAD_EXIT
         if exits.any():
@@ -374,9 +366,9 @@ class BccSource:
         for addon in self._addons:
             addon.close()
         self._addons.clear()
-        if self._sleepers is not None:
-            self._sleepers.wake()
-            self._sleepers = None
+        if self._clock is not None:
+            self._clock.close()
+            self._clock = None
         if self._attachment is not None:
             self._attachment.close()
             self._attachment = None

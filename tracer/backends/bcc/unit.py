@@ -25,7 +25,7 @@ MAPS = (
     "ps_emitted",
     "ps_dropped",
     "ps_watch",
-    "ps_watched_tids",
+    "ps_expected_of",
 )
 """The maps of ``common.bpf.h``; probes add their own."""
 

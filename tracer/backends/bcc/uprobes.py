@@ -25,21 +25,19 @@ from probes.spec import ProbeSpec
 from tracer.backends import Options, TargetPlan
 from tracer.backends.bcc import syscalls
 from tracer.backends.bcc.addon import NOTHING, Harvest
+from tracer.backends.bcc.budget import Budget
 from tracer.backends.bcc.cache import cache_directory
 from tracer.backends.bcc.load import Kernel
 from tracer.backends.bcc.perf_uprobes import kernel_has_uprobe_multi
 from tracer.backends.bcc.switch_rate import SwitchRate
 from tracer.backends.bcc.uprobe_links import Links
 from tracer.backends.bcc.uprobe_maps import OPEN_WAITS, AllocMaps, WaitMaps
-from tracer.governor import SECOND_NS, Decision, Governor, Group
+from tracer.governor import SECOND_NS, Group
 from tracer.sites import price
 from tracer.sites.hooks import Hook, TargetHooks, plan_target
 from tracer.sites.kept import KeptPlans
 
 DRAIN_PERIOD_NS = SECOND_NS
-QUIET_LOOK_NS = SECOND_NS // 4
-"""While no probe is hit, somebody looks so often only: ten looks a second take the tracer
-0.3 % of a core. What begins meanwhile is priced a quarter of a second later at most."""
 _PROBES = (SLOW_PATH, ALLOC)
 _GROUPS = (
     (ALLOC, Group("alloc.realloc", 1)),
@@ -77,18 +75,16 @@ class Uprobes:
         self._prices = price.load(self._cache)
         self._kept = KeptPlans(self._cache / "sites")
         self._multi = kernel_has_uprobe_multi() if multi is None else multi
-        groups = [group for spec, group in _GROUPS if wanted[spec.name]]
-        self._groups = [group.name for group in groups]
-        self._governor = Governor(groups, options.budget)
+        self.groups: Sequence[Group] = [g for spec, g in _GROUPS if wanted[spec.name]]
+        self._budget = Budget(options.budget)
         self._plans: dict[int, TargetPlan] = {}
         self._hooks: dict[int, TargetHooks] = {}
         self._waits: WaitMaps | None = None
         self._allocs: AllocMaps | None = None
         self.links = Links({}, multi=self._multi)
         self._rate: SwitchRate | None = None
-        self._looked = False
         self._pricing = Pricing(self._cache)
-        self._drain_due_ns = self._quiet_until_ns = 0
+        self._drain_due_ns = 0
         self._seen_hits: dict[str, npt.NDArray[np.uint64]] = {}
         self._cost_ns: dict[str, int] = {}
 
@@ -106,8 +102,10 @@ class Uprobes:
                 plan.target, self._kept, long_nops=self._prices.long_nops
             )
 
-    def prepare(self, kernel: Kernel) -> None:
+    def prepare(self, kernel: Kernel, budget: Budget) -> None:
         """Take programs and maps over."""
+        self._budget = budget
+        budget.join(self)
         self.links = Links(kernel.programs, multi=self._multi)
         if SLOW_PATH.name in self._names:
             self._waits = WaitMaps(kernel)
@@ -117,9 +115,10 @@ class Uprobes:
     @_kernel_calls()
     def arm(self, now_ns: int) -> Harvest:
         """Attach what the target can afford, by the switch rate that it had so far."""
-        events = [_governed(decision, now_ns) for decision in self._look(now_ns)]
+        events: list[Event] = []
         for pid in self._hooks:
             events += self._introduce(pid, now_ns)
+        events += self._look(now_ns)
         self._drain_due_ns = now_ns + DRAIN_PERIOD_NS
         if not self._prices.measured and self._waits is not None:  # with its programs
             self._pricing.start(self.links)
@@ -137,8 +136,8 @@ class Uprobes:
     @_kernel_calls()
     def gone(self, pid: int) -> None:
         """Let go of a process that has ended or replaced its program."""
-        for group in self._groups:
-            self.links.detach(group, pid)
+        for group in self.groups:
+            self.links.detach(group.name, pid)
         if self._waits is not None:
             self._waits.forget(pid)
         if self._allocs is not None:
@@ -148,16 +147,8 @@ class Uprobes:
 
     @_kernel_calls()
     def on_scan(self, now_ns: int) -> Harvest:
-        """Decide what the target can afford; once a second, hand over what was counted."""
-        if now_ns < self._quiet_until_ns:
-            return NOTHING
-        self._prices = self._pricing.found or self._prices
-        before, spent = dict(self._cost_ns), self._spent()
-        decisions = self._governor.observe(now_ns, spent) + self._look(now_ns)
-        undecided = self._waits is not None and not self._looked
-        if spent == before and not undecided and self._governor.next_change_ns(now_ns) is None:
-            self._quiet_until_ns = now_ns + QUIET_LOOK_NS
-        events = [event for one in decisions for event in self._carry_out(one, now_ns)]
+        """Once a second, hand over what was counted."""
+        events = self._look(now_ns)
         records: tuple[npt.NDArray[Any], ...] = ()
         if now_ns >= self._drain_due_ns:
             self._drain_due_ns = now_ns + DRAIN_PERIOD_NS
@@ -168,6 +159,7 @@ class Uprobes:
 
     def close(self) -> None:
         """Detach from everything."""
+        self._budget.leave(self)
         self._pricing.close()
         self.links.close()
 
@@ -183,39 +175,39 @@ class Uprobes:
             for probe, refusal in hooks.refusals
             if probe in self._names
         ]
-        for group in self._groups:
-            if self._governor.armed(group):
-                events += self._attach(group, pid, now_ns)
+        for group in self.groups:
+            if self._budget.armed(group.name):
+                events += self._attach(group.name, pid, now_ns)
         return events
 
     def _attach(self, group: str, pid: int, now_ns: int) -> list[Event]:
         hooks = [hook for hook in self._hooks[pid].hooks if hook.group == group]
         failures = self.links.attach(group, pid, hooks)
         if failures and not self.links.pids(group):
-            self._governor.drop(group)
+            self._budget.drop(group)
         return [_failed(group, pid, now_ns, why) for why in failures]
 
-    def _look(self, now_ns: int) -> list[Decision]:
-        """Whether the slow path may be armed, once the switch rate has been looked at."""
-        if self._looked or self._rate is None or not self._rate.known(now_ns):
+    def _look(self, now_ns: int) -> list[Event]:
+        """Arm the slow path if it may be, once the switch rate has been looked at."""
+        rate = self._rate
+        if rate is None or not self._budget.waiting(SLOW_PATH.name) or not rate.known(now_ns):
             return []
-        self._looked = True
-        predicted = self._rate.per_second(now_ns) * self._price_of_wait() / SECOND_NS
-        decision = self._governor.look(SLOW_PATH.name, now_ns, predicted)
-        return [] if decision is None else [decision]
+        predicted = rate.per_second(now_ns) * self._price_of_wait() / SECOND_NS
+        return self._budget.look(SLOW_PATH.name, now_ns, predicted)
 
     def _price_of_wait(self) -> float:
         return self._prices.emulated_ns + self._prices.return_ns
 
-    def _carry_out(self, decision: Decision, now_ns: int) -> Iterable[Event]:
-        """Attach or detach as decided. What was restored is attached already."""
-        if decision.arm and decision.action != "restored":
-            for pid in list(self._hooks):
-                yield from self._attach(decision.group, pid, now_ns)
-        elif not decision.arm:
-            for pid in self.links.pids(decision.group):
-                self.links.detach(decision.group, pid, self._after_detach(decision.group))
-        yield _governed(decision, now_ns)
+    @_kernel_calls()
+    def take_back(self, group: str, now_ns: int) -> Iterable[Event]:
+        """Attach a group to all targets (``budget.Governed``)."""
+        return [event for pid in list(self._hooks) for event in self._attach(group, pid, now_ns)]
+
+    @_kernel_calls()
+    def give_up(self, group: str) -> None:
+        """Detach a group from all targets."""
+        for pid in self.links.pids(group):
+            self.links.detach(group, pid, self._after_detach(group))
 
     def _after_detach(self, group: str) -> Any:
         return self._waits.drop_open if group == SLOW_PATH.name and self._waits else None
@@ -230,11 +222,12 @@ class Uprobes:
             hits[ALLOC.name] = self._allocs.hits()
         return hits
 
-    def _spent(self) -> dict[str, int]:
+    def spent_ns(self) -> Mapping[str, int]:
         """CPU time (ns) that each group has cost all targets so far.
 
         Each hit counts at the price that was known when it was seen.
         """
+        self._prices = self._pricing.found or self._prices
         for probe, hits in self.hits().items():
             new = hits - self._seen_hits.get(probe, np.zeros_like(hits))
             self._seen_hits[probe] = hits
@@ -308,16 +301,6 @@ class Pricing:
             if self._scratch is not None:
                 self._scratch.kill()
             self._thread.join()
-
-
-def _governed(decision: Decision, now_ns: int) -> Event:
-    data = {
-        "probe": decision.group,
-        "action": decision.action,
-        "why": decision.why,
-        "cost": round(decision.cost, 6),
-    }
-    return Event("governor", now_ns, data=data)
 
 
 def _failed(probe: str, pid: int, now_ns: int, why: str) -> Event:

@@ -118,6 +118,7 @@ _REQUIRED = (
     "PyTypeObject.tp_flags",
     "PyTypeObject.tp_dictoffset",
     "PyTypeObject.tp_mro",
+    "PyTypeObject.tp_dict",
     "PyHeapTypeObject.ht_cached_keys",
     "PyTupleObject.ob_item",
     "PyListObject.ob_item",

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 
-from collector.context import Blame, Frame
+from collector.context import Blame, Frame, NameFound, Resource
 from probes.errors import (
     ImplausibleMemory,
     MemoryReadError,
@@ -212,6 +212,10 @@ class PythonReader:
         }
         threads = Threads(states, self.name, self._readers.names.thread_objects)
         return self._readers.blames.blames(parked, threads)
+
+    def find_name(self, resource: Resource) -> NameFound:
+        """Go on looking for the name of an earlier ``Blame``'s resource, some milliseconds."""
+        return self._readers.blames.find_name(resource)
 
     def _wait(self, tid: int, kind: str, address: int) -> Wait:
         """A park with what /proc says of it now."""

@@ -7,17 +7,19 @@ be found in the same place.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
-from collector.context import Blame, Frame, Party, Resource
+from collector.context import Blame, Frame, NameFound, Party, Resource
 from probes.errors import MemoryReadError
 from tracer.pymem.attributes import AttributeReader
 from tracer.pymem.frames import FrameReader, Stack
 from tracer.pymem.layout import Layout
 from tracer.pymem.locks.holders import Claim, HolderReader
 from tracer.pymem.locks.kinds import Kinds, LockState
+from tracer.pymem.locks.names import SLICE_NS, NameSearch
 from tracer.pymem.locks.slots import SlotReader
 from tracer.pymem.locks.waits import Found, WaitReader
 from tracer.pymem.memory import MemoryReader
@@ -30,6 +32,7 @@ SHOWN = 32
 """Frames of a holder that are given."""
 _THREAD_LOCKS = ("_tstate_lock", "_handle", "_os_thread_handle")
 _GIL_TRIES = 16
+_UNNAMED = frozenset({"GIL", "Thread", "lock"})  # or named by something else than their place
 
 
 class Wait(NamedTuple):
@@ -75,6 +78,7 @@ class BlameReader:
         objects: ObjectReader,
         runtime: RuntimeReader,
         frames: FrameReader,
+        now_ns: Callable[[], int] = time.monotonic_ns,
     ) -> None:
         self._memory = memory
         self._objects = objects
@@ -87,6 +91,8 @@ class BlameReader:
         self._waits = WaitReader(
             memory, layout, objects, self._kinds, self._attributes, self._slots
         )
+        self._names = NameSearch(memory, layout, objects, runtime, self._slots, now_ns)
+        self._now_ns = now_ns
         self._holders = HolderReader(
             layout, objects, frames.codes, self._kinds, self._slots, self._waits
         )
@@ -152,7 +158,33 @@ class BlameReader:
         blames = {
             tid: self._blame(tid, one, waits[tid], claims, threads) for tid, one in found.items()
         }
-        return self._confirmed(found, blames)
+        return self._named(self._confirmed(found, blames), stacks, threads)
+
+    def _named(
+        self, blames: Mapping[int, Blame], stacks: Mapping[int, Stack], threads: Threads
+    ) -> dict[int, Blame]:
+        """The same with names, as far as they are found in the time of one slice of a search."""
+        end_ns = self._now_ns() + SLICE_NS
+        named = {}
+        for tid, blame in blames.items():
+            resource = blame.resource
+            if resource.type not in _UNNAMED:
+                order = [stacks[tid], *[one for other, one in stacks.items() if other != tid]]
+                name = self._names.known(resource.address)
+                if name is None:
+                    self._names.begin(resource.address, order, threads.states[tid].interpreter)
+                    left_ns = end_ns - self._now_ns()
+                    if left_ns > 0:
+                        name = self._names.resume(resource.address, left_ns).name
+                resource = replace(resource, name=name)
+            named[tid] = replace(blame, resource=resource)
+        return named
+
+    def find_name(self, resource: Resource) -> NameFound:
+        """Another slice of the search for the name of a resource of an earlier ``Blame``."""
+        if resource.type in _UNNAMED:
+            return NameFound(resource.name, done=True)
+        return self._names.resume(resource.address)
 
     def _glance(self, tids: Iterable[int], threads: Threads) -> dict[int, Stack]:
         states = [threads.states[tid] for tid in tids]

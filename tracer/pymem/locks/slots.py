@@ -53,7 +53,7 @@ class SlotReader:
         self._codes = codes
         self._first = layout["_PyInterpreterFrame.localsplus"]
         self._at_cell = layout["PyCellObject.ob_ref"]
-        self._mask = ~layout.constants["stackref_tag_mask"]
+        self.mask = ~layout.constants["stackref_tag_mask"]
 
     def read(self, calls: Iterable[Call]) -> list[Slots | None]:
         """The slots of some frames; None where a frame is no longer what the call says."""
@@ -92,7 +92,7 @@ class SlotReader:
         if raw is None or not raw.startswith(call.raw.raw):
             return None
         words = struct.unpack_from(f"<{details.slots}Q", raw, self._first)
-        return Slots(call, details, tuple([one & self._mask for one in words]), raw)
+        return Slots(call, details, tuple([one & self.mask for one in words]), raw)
 
 
 def every_word(slots: Sequence[Slots | None]) -> set[int]:

@@ -23,7 +23,7 @@ from tracer.pymem.memory import MemoryReader
 from tracer.pymem.objects import ObjectReader, word
 
 _WORD = 8
-_MODULES = frozenset({"threading", "queue", "concurrent.futures._base"})
+LIBRARY = frozenset({"threading", "queue", "concurrent.futures._base"})
 _DEEPEST = 8
 """So many frames of the library stand between a wait and the code that asked for it."""
 
@@ -174,9 +174,9 @@ class WaitReader:
     def _outermost(self, found: Found, frames: Sequence[Slots | None]) -> Found:
         """What the lock is waited on for, by the library's frames around the call."""
         for slots in frames:
-            if slots is None or slots.call.frame.module not in _MODULES:
+            if slots is None or slots.call.frame.module not in LIBRARY:
                 break
-            frame, owner = slots.call.frame(slots)
+            frame, owner = slots.call.frame, self._slots.first(slots)
             if frame.module == "threading" and frame.function == "Condition.wait":
                 # The same method takes the condition's own lock again in the end.
                 if found.address != slots.variable("waiter"):
@@ -212,7 +212,7 @@ def _library(calls: Sequence[Call]) -> tuple[Call, ...]:
     """The calls before the first that is not the library's."""
     inner = []
     for call in calls:
-        if call.frame.module not in _MODULES:
+        if call.frame.module not in LIBRARY:
             break
         inner.append(call)
     return tuple(inner)

@@ -82,6 +82,8 @@ def _wrong(truth: Mapping[str, Any], blame: Blame | None, name: str | None) -> l
     needs = (truth["holder"],) if truth["proof"] and truth["type"] != "Future" else None
     if blame.needs != needs and (truth["proof"] or blame.needs != (truth["holder"],)):
         found.append(f"needs {blame.needs}")
+    if truth["suspect"] and truth["holder"] not in [one.tid for one in blame.candidates]:
+        found.append(f"candidates are {blame.candidates}")
     if blame.timed is not truth["timed"]:
         found.append(f"timed {blame.timed}")
     return found

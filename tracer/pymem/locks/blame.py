@@ -34,6 +34,7 @@ SHOWN = 32
 """Frames of a holder that are given."""
 _THREAD_LOCKS = ("_tstate_lock", "_handle", "_os_thread_handle")
 _GIL_TRIES = 16
+_MAX_SUSPECTED = 4  # locks for which candidates are looked for at once
 _UNNAMED = frozenset({"GIL", "Thread", "lock"})  # or named by something else than their place
 
 
@@ -262,7 +263,7 @@ class BlameReader:
             return dict(blames)
         stacks = self._glance(threads.states, threads)
         suspects = {}
-        for address in locks:
+        for address in sorted(locks)[:_MAX_SUSPECTED]:
             waiters = {tid for tid, one in found.items() if one.address == address}
             others = {tid: stack for tid, stack in stacks.items() if tid not in waiters}
             suspects[address] = tuple(

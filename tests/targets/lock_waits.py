@@ -165,6 +165,26 @@ def on_the_processor(lock, there):
             time.sleep(0.0001)
 
 
+def releases_others(lock, there):
+    """Names ``release``, but of other things: by variable, attribute, global and closure."""
+    semaphore, other = threading.Semaphore(0), threading.Lock()
+    pool = lock_app.POOL2 = lock_app.Pool()
+
+    def closure():
+        other.release()
+        park()
+
+    with lock:
+        for one in (other, pool._lock):
+            one.acquire()
+        semaphore.release()
+        pool._lock.release()
+        other.release()
+        other.acquire()
+        there()
+        closure()
+
+
 # Ways that leave no proof: the holder is right or none.
 
 
@@ -212,6 +232,30 @@ def let_go_inside(lock, there):
         park()
 
 
+def let_go_by_attribute(lock, there):
+    """The same, through an attribute of a global."""
+    lock_app.HOLDER = holder = lock_app.Pool()
+    holder._lock = lock
+    with holder._lock:
+        lock_app.HOLDER._lock.release()
+        taker = threading.Thread(target=acquired, args=(lock, there), daemon=True)
+        taker.start()
+        park()
+
+
+def let_go_by_a_closure(lock, there):
+    """The same, in a function inside."""
+
+    def inside():
+        lock.release()
+        taker = threading.Thread(target=acquired, args=(lock, there), daemon=True)
+        taker.start()
+        park()
+
+    with lock:
+        inside()
+
+
 def waits_inside(lock, there):
     """Holds nothing while it waits for a condition on the same lock, which another one took."""
     condition = threading.Condition(lock)
@@ -243,6 +287,8 @@ def locks():
     held("a queue's mutex", app.JOBS.mutex, running_generator, mutex)
     held("method", app.IN_ORDER[0], Manager().hold, ["lock_app.IN_ORDER[0]"])
     condition = ["lock_app.POOL.queue.mutex"]
+    app.THERE = threading.Lock()
+    held("with other releases", app.THERE, releases_others, ["lock_app.THERE"])
     held("two steps away", app.POOL.queue.mutex, on_the_processor, condition)
     for hold in (acquired, suspended_generator, exit_stack, context_manager, ended):
         lock = threading.Lock()
@@ -268,11 +314,14 @@ def local(hold):
 
 def not_held():
     """Bodies whose thread does not hold the lock: nobody but the taker is right."""
-    for hold in (let_go_inside, waits_inside):
+    for hold in (let_go_inside, let_go_by_attribute, let_go_by_a_closure, waits_inside):
         lock = threading.Lock()
         run(lambda there, lock=lock, hold=hold: hold(lock, there), hold.__name__)
         taker = max(threading.enumerate(), key=lambda one: one.native_id or 0)
-        wait_for_lock(hold.__name__, lock, [None, *local(hold)], taker)
+        names = [None, *local(hold)]
+        if hold is let_go_by_attribute:
+            names = ["lock_app.HOLDER._lock"]
+        wait_for_lock(hold.__name__, lock, names, taker)
 
 
 def recursive():

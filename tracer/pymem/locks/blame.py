@@ -22,6 +22,7 @@ from tracer.pymem.locks.candidates import CandidateReader
 from tracer.pymem.locks.holders import Claim, HolderReader
 from tracer.pymem.locks.kinds import Kinds, LockState
 from tracer.pymem.locks.names import SLICE_NS, NameSearch
+from tracer.pymem.locks.releases import ReleaseReader
 from tracer.pymem.locks.slots import SlotReader
 from tracer.pymem.locks.waits import Found, WaitReader
 from tracer.pymem.memory import MemoryReader
@@ -96,8 +97,9 @@ class BlameReader:
         )
         self._names = NameSearch(memory, layout, objects, runtime, self._slots, now_ns)
         self._now_ns = now_ns
+        releases = ReleaseReader(memory, layout, objects, frames.codes, self._waits)
         self._holders = HolderReader(
-            layout, objects, frames.codes, self._kinds, self._slots, self._waits
+            layout, objects, frames.codes, self._kinds, self._waits, releases
         )
         self._candidates = CandidateReader(
             layout,

@@ -286,12 +286,18 @@ def _instructions(data: Mapping[str, Any]) -> Instructions:
         for name, value in data.items()
         if name != "name_shift" and not name.startswith("caches_")
     }
-    return Instructions(name_shift=data["name_shift"], caches=MappingProxyType(caches), **sets)
+    try:
+        return Instructions(name_shift=data["name_shift"], caches=MappingProxyType(caches), **sets)
+    except (KeyError, TypeError) as error:
+        raise InternalError(f"layout: the instructions make no sense: {error}") from None
 
 
 def _lock_form(entry: Mapping[str, Any]) -> LockForm:
-    module, attribute = entry["found_as"]
-    form = LockForm(**{**entry, "found_as": (module, attribute)})
+    try:
+        module, attribute = entry["found_as"]
+        form = LockForm(**{**entry, "found_as": (module, attribute)})
+    except (KeyError, TypeError, ValueError) as error:
+        raise InternalError(f"layout: a lock makes no sense: {error}") from None
     places = [form.size, form.at, form.pointer or 0, form.owner or 0, form.count or 0]
     known = form.kind in _KINDS and form.state in _STATES
     if not known or not all(type(one) is int and 0 <= one < MAX_OBJECT for one in places):

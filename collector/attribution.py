@@ -12,7 +12,14 @@ from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any, Protocol
 
-from collector.context import UNKNOWN, ContextProvider, Frame, ThreadContext
+from collector.context import (
+    UNKNOWN,
+    ContextProvider,
+    Frame,
+    NoBlames,
+    ParkedAt,
+    ThreadContext,
+)
 from collector.events import Event
 from collector.park import End, Park, Seen
 from probes.kinds import fd_of, syscall_name
@@ -50,7 +57,8 @@ class Attributor:
 
     def look(self, park: Park) -> Sight:
         """Read the thread of a park that has just crossed the threshold."""
-        return Sight(park, self._context.describe(park.pid, park.tid, park.start_ns))
+        parked = ParkedAt(park.kind, park.address)
+        return Sight(park, self._context.describe(park.pid, park.tid, park.start_ns, parked))
 
     def long_event(self, sight: Sight, now_ns: int, outlasted: bool) -> Event:
         """The ``park_long`` event; without frames if the park may have ended first."""
@@ -146,10 +154,12 @@ def _waker(park: Park) -> dict[str, Any] | None:
     }
 
 
-class NoContext:
+class NoContext(NoBlames):
     """A ContextProvider that knows nothing (``--no-python``)."""
 
-    def describe(self, _pid: int, _tid: int, _since_ns: int, /) -> ThreadContext:
+    def describe(
+        self, _pid: int, _tid: int, _since_ns: int, _parked: ParkedAt | None = None, /
+    ) -> ThreadContext:
         """Always ``UNKNOWN``."""
         return UNKNOWN
 

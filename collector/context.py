@@ -7,8 +7,9 @@ mock, and from the recorded events in a replay: all through ``ContextProvider``.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,11 +89,48 @@ class ThreadContext:
 UNKNOWN = ThreadContext()
 
 
+class ParkedAt(NamedTuple):
+    """Kind and wait address of a park (``Park.kind``, ``Park.address``; 0 when unknown)."""
+
+    kind: str
+    address: int
+
+
+class NameFound(NamedTuple):
+    """One slice of the search for a resource's name: ``done`` when more would not help."""
+
+    name: str | None
+    done: bool
+
+
 class ContextProvider(Protocol):
     """Answers about threads; never raises for a target that has gone."""
 
-    def describe(self, pid: int, tid: int, since_ns: int, /) -> ThreadContext:
-        """The thread parked since ``since_ns``; ``UNKNOWN`` when nothing can be read."""
+    def describe(
+        self, pid: int, tid: int, since_ns: int, parked: ParkedAt | None = None, /
+    ) -> ThreadContext:
+        """The thread parked since ``since_ns``; ``UNKNOWN`` when nothing can be read.
+
+        With ``parked``, the answer has ``blame`` where that can be found out.
+        """
+
+    def blames(self, pid: int, waits: Mapping[int, ParkedAt], /) -> dict[int, Blame]:
+        """What many parked threads of a process wait for, by tid; without those unknown."""
+
+    def find_name(self, pid: int, resource: Resource, /) -> NameFound:
+        """Go on looking for the name of a resource that had none, for a few milliseconds."""
 
     def thread_name(self, pid: int, tid: int, /) -> str | None:
         """Python's name of a thread, None when unknown."""
+
+
+class NoBlames:
+    """The part of a ``ContextProvider`` that looks for what parks wait for: it finds nothing."""
+
+    def blames(self, _pid: int, _waits: Mapping[int, ParkedAt], /) -> dict[int, Blame]:
+        """Always empty."""
+        return {}
+
+    def find_name(self, _pid: int, _resource: Resource, /) -> NameFound:
+        """Nothing, and no more to come."""
+        return NameFound(None, done=True)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
 
-from collector.context import UNKNOWN, ThreadContext
+from collector.context import UNKNOWN, Blame, NameFound, ParkedAt, Resource, ThreadContext
 from probes.errors import ParkscopeError
 from tracer import procfs
 from tracer.pymem import PythonReader
@@ -35,7 +36,9 @@ class TargetContext:
         PermissionDenied, TargetGone.
         """
         self._readers.pop(target.pid, None)
-        self._readers[target.pid] = PythonReader(target)
+        reader = self._readers[target.pid] = PythonReader(target)
+        with suppress(ParkscopeError):  # still starting up, or busy: the first park takes longer
+            reader.warm_up()
 
     def ready(self, pid: int) -> bool:
         """Whether the process's interpreter is up: it has threads and a GIL.
@@ -60,17 +63,22 @@ class TargetContext:
         """The reader of a process, None when its Python cannot be read."""
         return self._readers.get(pid)
 
-    def describe(self, pid: int, tid: int, since_ns: int) -> ThreadContext:
-        """Name and innermost frames of a parked thread; ``UNKNOWN`` when nothing can be read."""
+    def describe(
+        self, pid: int, tid: int, since_ns: int, parked: ParkedAt | None = None, /
+    ) -> ThreadContext:
+        """Name and innermost frames of a parked thread; ``UNKNOWN`` when nothing can be read.
+
+        What it waits for is found out for a park that is ``parked`` at a lock or a GIL.
+        """
         reader = self._readers.get(pid)
         if reader is None or not alive(reader.target):
             return UNKNOWN
         try:
-            return self._describe(reader, tid)
+            return self._describe(reader, tid, parked)
         except ParkscopeError:
             return UNKNOWN  # gone, or changing too fast to be read: no names, the park stands
 
-    def _describe(self, reader: PythonReader, tid: int) -> ThreadContext:
+    def _describe(self, reader: PythonReader, tid: int, parked: ParkedAt | None) -> ThreadContext:
         if reader.thread(tid) is None:  # the list has just been read again
             return self._native(reader, tid)
         name = reader.name(tid)
@@ -79,8 +87,33 @@ class TargetContext:
             return ThreadContext(thread_name=name, python=True)
         frames, torn = found
         return ThreadContext(
-            thread_name=name, python=True, frames=frames, torn=torn, read_ns=time.monotonic_ns()
+            thread_name=name,
+            python=True,
+            frames=frames,
+            torn=torn,
+            blame=None if parked is None else _blame(reader, tid, parked),
+            read_ns=time.monotonic_ns(),
         )
+
+    def blames(self, pid: int, waits: Mapping[int, ParkedAt], /) -> dict[int, Blame]:
+        """What many parked threads of a process wait for, by tid; without those unknown."""
+        reader = self._readers.get(pid)
+        if reader is None or not alive(reader.target):
+            return {}
+        try:
+            return reader.blames(waits)
+        except ParkscopeError:
+            return {}
+
+    def find_name(self, pid: int, resource: Resource, /) -> NameFound:
+        """Go on looking for the name of a resource that had none, for a few milliseconds."""
+        reader = self._readers.get(pid)
+        if reader is None or not alive(reader.target):
+            return NameFound(None, done=True)
+        try:
+            return reader.find_name(resource)
+        except ParkscopeError:
+            return NameFound(None, done=True)
 
     def _native(self, reader: PythonReader, tid: int) -> ThreadContext:
         """A thread that Python does not know, provided that it lives and Python runs."""
@@ -97,3 +130,11 @@ class TargetContext:
             return reader.name(tid)
         except ParkscopeError:
             return None
+
+
+def _blame(reader: PythonReader, tid: int, parked: ParkedAt) -> Blame | None:
+    """What a thread waits for; None also where it changes too fast to be read."""
+    try:
+        return reader.blame(tid, parked.kind, parked.address)
+    except ParkscopeError:
+        return None

@@ -16,6 +16,9 @@ from probes.errors import NoSuchProcess, PermissionDenied, TargetGone
 
 MAX_MAPS_BYTES = 64 << 20
 _PF_KTHREAD = 0x00200000  # include/linux/sched.h
+_SYSCALL_WORDS = 9
+_FUTEX_COMMAND = 0x7F  # ~(FUTEX_PRIVATE_FLAG | FUTEX_CLOCK_REALTIME), include/uapi/linux/futex.h
+_FUTEX_WAITS = frozenset({0, 9})  # FUTEX_WAIT, FUTEX_WAIT_BITSET
 _MAPPING = re.compile(
     rb"^([0-9a-f]+)-([0-9a-f]+) (....) ([0-9a-f]+) ([0-9a-f]+):([0-9a-f]+) (\d+) *(.*)$",
     re.MULTILINE,
@@ -121,6 +124,24 @@ def thread_ids(pid: int) -> set[int]:
 def has_thread(pid: int, tid: int) -> bool:
     """Whether the process has that thread now."""
     return Path(f"/proc/{pid}/task/{tid}").exists()
+
+
+def futex_wait(pid: int, tid: int) -> tuple[int, bool | None]:
+    """The address of the futex that a thread waits on now, and whether it has a time limit.
+
+    (0, None) for a thread that waits on none. Raises PermissionDenied. Source: futex(2),
+    ``proc_pid_syscall`` in fs/proc/base.c: number, six arguments, stack and instruction pointer.
+    """
+    try:
+        words = _read(pid, f"task/{tid}/syscall", 512).split()
+    except NoSuchProcess:
+        return 0, None
+    if len(words) < _SYSCALL_WORDS or words[0] != b"202":
+        return 0, None
+    address, operation, _, timeout = (int(word, 16) for word in words[1:5])
+    if operation & _FUTEX_COMMAND not in _FUTEX_WAITS:
+        return 0, None
+    return address, timeout != 0
 
 
 def process_ids() -> Iterator[int]:

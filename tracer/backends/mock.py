@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from collector.context import UNKNOWN, ContextProvider, ThreadContext
+from collector.context import UNKNOWN, ContextProvider, NoBlames, ParkedAt, ThreadContext
 from collector.events import Event
 from collector.source import Batch, RecordSource, SourceInfo
 from probes.wire import RECORD_SIZE, Kind
@@ -126,13 +126,15 @@ class ScenarioSource:
         return tuple(due)
 
 
-class ScenarioContext:
+class ScenarioContext(NoBlames):
     """What the scenario says of its threads, by the life that they had at the time."""
 
     def __init__(self, source: ScenarioSource) -> None:
         self._source = source
 
-    def describe(self, pid: int, tid: int, since_ns: int) -> ThreadContext:
+    def describe(
+        self, pid: int, tid: int, since_ns: int, _parked: ParkedAt | None = None, /
+    ) -> ThreadContext:
         """Name and frames of the thread that was parked at ``since_ns``."""
         found = self._find(pid, tid, since_ns)
         if found is None:

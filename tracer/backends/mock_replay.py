@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from collector.context import UNKNOWN, Frame, ThreadContext
+from collector.context import UNKNOWN, Frame, NoBlames, ParkedAt, ThreadContext
 from collector.events import Event
 from collector.source import Batch, SourceInfo
 from collector.trace.format import FrameKind
@@ -175,7 +175,7 @@ class ReplaySource:
         )
 
 
-class ReplayContext:
+class ReplayContext(NoBlames):
     """Names and stacks as the recorded events give them."""
 
     def __init__(self, source: ReplaySource) -> None:
@@ -194,7 +194,9 @@ class ReplayContext:
         for named in self._named.values():
             named.sort(key=_time)
 
-    def describe(self, pid: int, tid: int, since_ns: int) -> ThreadContext:
+    def describe(
+        self, pid: int, tid: int, since_ns: int, _parked: ParkedAt | None = None, /
+    ) -> ThreadContext:
         """What was read of this park when it was recorded; only the name of another one."""
         parks = self._parks.get((pid, tid), [])
         at = bisect_left(parks, since_ns - _SAME_PARK_NS, key=_start)

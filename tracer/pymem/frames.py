@@ -13,14 +13,17 @@ Sources: Include/internal/pycore_frame.h (3.14 on: pycore_interpframe_structs.h)
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
+from operator import itemgetter
 from typing import NamedTuple
 
 from collector.context import Frame
-from probes.errors import ImplausibleMemory, MemoryReadError
+from probes.errors import ImplausibleMemory
+from tracer.pymem.codes import Code, CodeReader
 from tracer.pymem.layout import Layout
-from tracer.pymem.linetable import CODE_UNIT, line_at
+from tracer.pymem.linetable import CODE_UNIT
 from tracer.pymem.memory import MemoryReader
 from tracer.pymem.objects import ObjectReader
 from tracer.pymem.runtime import ThreadState
@@ -29,9 +32,28 @@ MAX_DEPTH = 4096
 TRIES = 3
 """How often a stack is read that changes under the reader's hands; then it is torn."""
 _FOREIGN_FRAMES = 64  # frames of no Python code (entries from C) that a short stack may hide
-_MAX_CODES = 1 << 15
-_GLOBALS_SLOTS = 32  # __name__ is put into a module's namespace first
 _WORD = 8
+
+
+class RawFrame(NamedTuple):
+    """The fields of an interpreter frame that matter, and where and as what they were read."""
+
+    address: int
+    raw: bytes
+    code: int
+    instruction: int
+    owner: int
+    previous: int
+    namespace: int
+
+
+class Call(NamedTuple):
+    """A Python frame: what to show of it, where it lies, its code and where it stands in it."""
+
+    frame: Frame
+    raw: RawFrame
+    code: Code
+    offset: int  # bytes from the code's first instruction
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,40 +68,51 @@ class Stack:
     truncated: bool
 
 
-@dataclass(slots=True)
-class _Code:
-    """What a code object says; ``check`` are the bytes that must be unchanged to believe it."""
+class Place(NamedTuple):
+    """Where frames stand: at a byte offset of a code. ``begun``: a traceback would show it."""
 
-    check: bytes
-    name: str
-    file: str
-    first_line: int
-    line_table: bytes
-    start: int
-    end: int
-    first_traceable: int  # bytes
-    module: str | None
-    frames: dict[int, Frame] = field(default_factory=dict)
-
-    def frame(self, offset: int) -> Frame:
-        """A frame that stands at the instruction at byte ``offset``; remembered."""
-        known = self.frames.get(offset)
-        if known is None:
-            line = line_at(self.line_table, self.first_line, offset)
-            known = self.frames[offset] = Frame(self.module, self.name, self.file, line)
-        return known
+    frame: Frame
+    code: Code
+    offset: int
+    begun: bool
 
 
-class _RawFrame(NamedTuple):
-    """The fields of an interpreter frame that matter, and where and as what they were read."""
+_FOREIGN = Place(Frame(None, "", ""), Code(0, b"", "", "", 0, b"", 0, 0, 0, None), 0, begun=False)
+_Key = tuple[int, int, int]
 
-    address: int
-    raw: bytes
-    code: int
-    instruction: int
-    previous: int
-    namespace: int
-    owner: int
+
+@dataclass(frozen=True, slots=True)
+class Glance:
+    """A stack that was read once and not looked up in full: cheap for many threads.
+
+    ``raws`` are its frames, those that are not Python's own among them; ``places`` has
+    those of all threads that were read together, by code, instruction and owner.
+    """
+
+    raws: Sequence[RawFrame]
+    heads: Sequence[tuple[int, bytes]]
+    places: Mapping[_Key, Place | None]
+    torn: bool
+
+    def standing(self) -> Iterator[tuple[RawFrame, Place]]:
+        """Python's own frames that have begun, innermost first, up to one that makes no sense."""
+        for raw in self.raws:
+            place = self.places.get(raw[2:5], _FOREIGN)
+            if place is None:
+                return
+            if place.begun:
+                yield raw, place
+
+    def calls(self, limit: int = MAX_DEPTH) -> tuple[Call, ...]:
+        """The innermost frames in full."""
+        return tuple(
+            Call(place.frame, raw, place.code, place.offset)
+            for raw, place in islice(self.standing(), limit)
+        )
+
+    def evidence(self) -> list[tuple[int, bytes]]:
+        """All that was read, with its addresses: while it is the same, the stack is."""
+        return [*self.heads, *[(raw.address, raw.raw) for raw in self.raws]]
 
 
 @dataclass(slots=True)
@@ -88,7 +121,7 @@ class _Chain:
 
     state: ThreadState
     heads: list[tuple[int, bytes]] = field(default_factory=list)
-    frames: list[_RawFrame] = field(default_factory=list)
+    frames: list[RawFrame] = field(default_factory=list)
     next: int = 0
     room: int = 0
     gone: bool = False
@@ -103,6 +136,10 @@ class _Chain:
         self.heads.append((address, answer))
         self.next = int.from_bytes(answer, "little")
 
+    def read(self) -> list[tuple[int, bytes]]:
+        """All that was read, with its addresses: the way to the top, then the frames."""
+        return self.heads + [(frame.address, frame.raw) for frame in self.frames]
+
 
 class _Parser:
     """Takes interpreter frames apart with one ``unpack`` each."""
@@ -114,9 +151,9 @@ class _Parser:
             "instruction": either(
                 "_PyInterpreterFrame.instr_ptr", "_PyInterpreterFrame.prev_instr"
             ),
+            "owner": layout["_PyInterpreterFrame.owner"],
             "previous": layout["_PyInterpreterFrame.previous"],
             "namespace": layout["_PyInterpreterFrame.f_globals"],
-            "owner": layout["_PyInterpreterFrame.owner"],
         }
         form, end, order = "<", 0, sorted(fields, key=fields.__getitem__)
         for name in order:
@@ -125,15 +162,21 @@ class _Parser:
             form += f"{fields[name] - end}x" + ("B" if name == "owner" else "Q")
             end = fields[name] + (1 if name == "owner" else _WORD)
         self._struct = struct.Struct(form)
-        self._places = [order.index(name) for name in fields]
-        self._mask = ~layout.constants["executable_tag_mask"]
+        self._in_order = itemgetter(*[order.index(name) for name in fields])
+        self._mask = ~layout.constants["stackref_tag_mask"]
         self.span = self._struct.size
 
-    def parse(self, address: int, raw: bytes) -> _RawFrame:
-        """The fields of the frame that was read at ``address``."""
-        values = self._struct.unpack(raw)
-        code, instruction, previous, namespace, owner = [values[at] for at in self._places]
-        return _RawFrame(address, raw, code & self._mask, instruction, previous, namespace, owner)
+    def parse(
+        self, addresses: Sequence[int], raws: Sequence[bytes | None]
+    ) -> list[RawFrame | None]:
+        """The fields of the frames that were read at some addresses."""
+        # Stacks of many threads have thousands of frames: the tuple's own constructor is faster.
+        new, unpack, order, mask = tuple.__new__, self._struct.unpack, self._in_order, self._mask
+        parsed = [None if raw is None else order(unpack(raw)) for raw in raws]
+        return [
+            None if one is None else new(RawFrame, (address, raw, one[0] & mask, *one[1:]))
+            for address, raw, one in zip(addresses, raws, parsed, strict=True)
+        ]
 
 
 class FrameReader:
@@ -141,18 +184,35 @@ class FrameReader:
 
     def __init__(self, memory: MemoryReader, layout: Layout, objects: ObjectReader) -> None:
         self._memory = memory
-        self._objects = objects
         self._layout = layout
         self._parser = _Parser(layout)
         self._foreign = layout.constants["first_foreign_owner"]
         self._last_owner = layout.constants["last_owner"]
-        self._code_span = layout["PyCodeObject.co_code_adaptive"]
-        self._codes: dict[int, _Code] = {}
-        pointers = ("co_filename", "co_name", "co_qualname", "co_linetable")
-        starts = [layout[f"PyCodeObject.{name}"] for name in pointers]
-        starts += [layout["PyObject.ob_type"], layout["PyVarObject.ob_size"]]
-        line = layout["PyCodeObject.co_firstlineno"]
-        self._constant = [(at, at + _WORD) for at in starts] + [(line, line + 4)]
+        self.codes = CodeReader(memory, layout, objects)
+
+    def glance(self, states: Iterable[ThreadState], limit: int) -> dict[int, Glance]:
+        """What ``stacks`` begins with, by thread state address: read once, not verified."""
+        chains = self._chains(list(states), limit)
+        places = self._look_up(chains)
+        return {
+            chain.state.address: Glance(chain.frames, chain.heads, places, chain.broken)
+            for chain in chains
+            if not chain.gone
+        }
+
+    def suspended(self, addresses: Sequence[int]) -> list[Call | None]:
+        """The frames at some addresses (of generators that do not run), each by itself."""
+        raws = self._memory.read_many([(at, self._parser.span) for at in addresses])
+        frames = self._parser.parse(addresses, raws)
+        codes = self.codes.look_up({one.code: one.namespace for one in frames if one})
+        found: list[Call | None] = []
+        for frame in frames:
+            code = codes.get(frame.code) if frame else None
+            place = self._place(frame, code) if frame else None
+            found.append(
+                Call(place.frame, frame, place.code, place.offset) if frame and place else None
+            )
+        return found
 
     def stacks(self, states: Iterable[ThreadState], limit: int) -> dict[int, Stack]:
         """The stacks of some threads, keyed by thread state address.
@@ -179,12 +239,10 @@ class FrameReader:
     def _read(self, states: list[ThreadState], limit: int) -> list[tuple[_Chain, Stack | None]]:
         """One attempt at all those stacks; None for a thread that has gone."""
         limit = min(limit, MAX_DEPTH)
-        chains = [_Chain(state, next=state.address, room=limit) for state in states]
-        self._find_tops(chains)
+        chains = self._chains(states, limit)
+        places = self._look_up(chains)
         live = [chain for chain in chains if not chain.gone]
-        self._descend(live, limit + _FOREIGN_FRAMES)
-        codes = self._look_up(live)
-        frames = {chain.state.address: self._resolve(chain, codes, limit) for chain in live}
+        frames = {chain.state.address: self._resolve(chain, places, limit) for chain in live}
         self._verify(live)
         return [
             (
@@ -195,6 +253,12 @@ class FrameReader:
             )
             for chain in chains
         ]
+
+    def _chains(self, states: list[ThreadState], limit: int) -> list[_Chain]:
+        chains = [_Chain(state, next=state.address, room=limit) for state in states]
+        self._find_tops(chains)
+        self._descend([chain for chain in chains if not chain.gone], limit + _FOREIGN_FRAMES)
+        return chains
 
     def _find_tops(self, chains: list[_Chain]) -> None:
         """Where each stack begins: one pointer, or two where a _PyCFrame is between."""
@@ -214,90 +278,49 @@ class FrameReader:
     def _descend(self, chains: list[_Chain], limit: int) -> None:
         """Follow ``previous`` in all chains at once, one system call per level."""
         live = [chain for chain in chains if chain.next]
+        span, foreign, last_owner = self._parser.span, self._foreign, self._last_owner
         for _ in range(limit):
             if not live:
                 return
-            raws = self._memory.read_many([(chain.next, self._parser.span) for chain in live])
-            for chain, raw in zip(live, raws, strict=True):
-                self._step(chain, raw)
+            addresses = [chain.next for chain in live]
+            raws = self._memory.read_many([(address, span) for address in addresses])
+            for chain, frame in zip(live, self._parser.parse(addresses, raws), strict=True):
+                if frame is None or frame[4] > last_owner:
+                    chain.broken, chain.next = True, 0
+                    continue
+                chain.frames.append(frame)
+                chain.next = frame[5]
+                if frame[4] < foreign:
+                    chain.room -= 1
+                    if chain.room < 0:  # one more than wanted has been seen: there are more
+                        chain.next = 0
             live = [chain for chain in live if chain.next]
         for chain in live:
             chain.truncated = True
 
-    def _step(self, chain: _Chain, raw: bytes | None) -> None:
-        """Take one frame; ``next`` becomes 0 where the chain ends or enough was read."""
-        frame = None if raw is None else self._parser.parse(chain.next, raw)
-        if frame is None or frame.owner > self._last_owner:
-            chain.broken, chain.next = True, 0
-            return
-        chain.frames.append(frame)
-        chain.next = frame.previous
-        chain.room -= frame.owner < self._foreign
-        if chain.room < 0:  # one more than wanted has been seen: there are more
-            chain.next = 0
-
-    def _look_up(self, chains: list[_Chain]) -> Mapping[int, _Code]:
-        """The code objects of all frames, by address; those that are none are left out."""
+    def _look_up(self, chains: list[_Chain]) -> dict[_Key, Place | None]:
+        """Where Python's own frames stand, by code, instruction and owner; None: in no code."""
+        pairs: dict[_Key, RawFrame] = {}
         first_use: dict[int, int] = {}
         for chain in chains:
             for frame in chain.frames:
-                if frame.owner < self._foreign:
+                if frame.owner < self._foreign and frame[2:5] not in pairs:
+                    pairs[frame[2:5]] = frame
                     first_use.setdefault(frame.code, frame.namespace)
-        raws = self._memory.read_many([(at, self._code_span) for at in first_use])
-        found = {}
-        for (address, namespace), raw in zip(first_use.items(), raws, strict=True):
-            if raw is None:
-                continue
-            try:
-                found[address] = self._code_at(address, raw, namespace)
-            except MemoryReadError:
-                continue  # the frame that names it is torn
-        return found
+        codes = self.codes.look_up(first_use)
+        return {pair: self._place(frame, codes.get(frame.code)) for pair, frame in pairs.items()}
 
-    def _code_at(self, address: int, raw: bytes, namespace: int) -> _Code:
-        """The code object at ``address``, whose header is ``raw``; remembered while unchanged."""
-        check = self._check_value(raw)
-        known = self._codes.get(address)
-        if known is not None and known.check == check:
-            return known
-        layout, objects = self._layout, self._objects
-        kind = objects.type_info(_word(raw, layout["PyObject.ob_type"]))
-        units = _word(raw, layout["PyVarObject.ob_size"])
-        if kind.name != "code" or not kind.static or not 0 < units < 1 << 24:
-            raise ImplausibleMemory(f"no code object at {address:#x}")
-        at_line = layout["PyCodeObject.co_firstlineno"]
-        at_traceable = layout["PyCodeObject._co_firsttraceable"]
-        start = address + layout["PyCodeObject.co_code_adaptive"]
-        code = _Code(
-            check=check,
-            name=objects.text(_word(raw, layout["PyCodeObject.co_qualname"])),
-            file=objects.text(_word(raw, layout["PyCodeObject.co_filename"])),
-            first_line=int.from_bytes(raw[at_line : at_line + 4], "little", signed=True),
-            line_table=objects.byte_string(_word(raw, layout["PyCodeObject.co_linetable"])),
-            start=start,
-            end=start + units * CODE_UNIT,
-            first_traceable=CODE_UNIT
-            * int.from_bytes(raw[at_traceable : at_traceable + 4], "little", signed=True),
-            module=self._module_name(namespace),
-        )
-        if len(self._codes) >= _MAX_CODES:
-            self._codes.clear()
-        self._codes[address] = code
-        return code
-
-    def _check_value(self, raw: bytes) -> bytes:
-        """The parts of a code object that never change: reused memory differs in them."""
-        return b"".join([raw[at:end] for at, end in self._constant])
-
-    def _module_name(self, namespace: int) -> str | None:
-        """``__name__`` of a frame's globals."""
-        try:
-            (name,) = self._objects.lookup(namespace, ("__name__",), _GLOBALS_SLOTS)
-            return self._objects.text(name) if name else None
-        except MemoryReadError:
+    def _place(self, frame: RawFrame, code: Code | None) -> Place | None:
+        offset = 0 if code is None else frame.instruction - code.start
+        if code is None or not -CODE_UNIT <= offset < code.end - code.start:
             return None
+        # One that has not begun is shown by no traceback; a generator's frame always has.
+        begun = frame.owner == _OWNED_BY_GENERATOR or offset >= code.first_traceable
+        return Place(code.frame(offset), code, offset, begun)
 
-    def _resolve(self, chain: _Chain, codes: Mapping[int, _Code], limit: int) -> tuple[Frame, ...]:
+    def _resolve(
+        self, chain: _Chain, places: Mapping[_Key, Place | None], limit: int
+    ) -> tuple[Frame, ...]:
         """Named frames of a chain; it is marked broken where a frame makes no sense."""
         frames: list[Frame] = []
         for raw in chain.frames:
@@ -306,21 +329,17 @@ class FrameReader:
             if len(frames) == limit:
                 chain.truncated = True
                 break
-            code = codes.get(raw.code)
-            offset = 0 if code is None else raw.instruction - code.start
-            if code is None or not -CODE_UNIT <= offset < code.end - code.start:
+            place = places[raw[2:5]]
+            if place is None:
                 chain.broken = True
                 break
-            if raw.owner != _OWNED_BY_GENERATOR and offset < code.first_traceable:
-                continue  # not begun yet: no traceback shows it either
-            frames.append(code.frame(offset))
+            if place.begun:
+                frames.append(place.frame)
         return tuple(frames)
 
     def _verify(self, chains: list[_Chain]) -> None:
         """Read everything again; a chain that differs is marked broken."""
-        read = [
-            chain.heads + [(frame.address, frame.raw) for frame in chain.frames] for chain in chains
-        ]
+        read = [chain.read() for chain in chains]
         answers = iter(
             self._memory.read_many([(at, len(raw)) for parts in read for at, raw in parts])
         )

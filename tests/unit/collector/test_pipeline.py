@@ -10,7 +10,7 @@ import numpy.typing as npt
 import pytest
 
 from collector.attribution import Attributor, NoContext, NoIdleRules
-from collector.context import Frame, ThreadContext
+from collector.context import Frame, NoBlames, ParkedAt, ThreadContext
 from collector.counters import Counters
 from collector.events import COMMON, Event
 from collector.parks import ParkDetector
@@ -71,10 +71,12 @@ class Recorder:
         return [event for event in self.events if event.event == name]
 
 
-class Names:
+class Names(NoBlames):
     """A context provider that knows one thread."""
 
-    def describe(self, pid: int, tid: int, since_ns: int, /) -> ThreadContext:
+    def describe(
+        self, pid: int, tid: int, since_ns: int, parked: ParkedAt | None = None, /
+    ) -> ThreadContext:
         return ThreadContext("worker-1", True, FRAMES)
 
     def thread_name(self, pid: int, tid: int, /) -> str | None:
@@ -166,7 +168,9 @@ def test_a_thread_that_was_looked_at_as_it_ended_is_no_native_one() -> None:
     """Python has forgotten a thread a moment before the kernel has."""
 
     class Ending(Names):
-        def describe(self, pid: int, tid: int, since_ns: int, /) -> ThreadContext:
+        def describe(
+            self, pid: int, tid: int, since_ns: int, parked: ParkedAt | None = None, /
+        ) -> ThreadContext:
             return ThreadContext(python=False, frames=())
 
     class NativeIsIdle:
@@ -191,7 +195,9 @@ def test_a_stack_read_before_the_end_is_said_though_the_park_is_over(
     read_ms: int, known: bool
 ) -> None:
     class Stamped(Names):
-        def describe(self, pid: int, tid: int, since_ns: int, /) -> ThreadContext:
+        def describe(
+            self, pid: int, tid: int, since_ns: int, parked: ParkedAt | None = None, /
+        ) -> ThreadContext:
             return ThreadContext("worker-1", True, FRAMES, read_ns=read_ms * MS)
 
     sink, _, _ = run(

@@ -8,13 +8,25 @@ be wrong is not said.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any, Protocol
 
-from collector.context import UNKNOWN, ContextProvider, Frame, ThreadContext
+from collector.chains import EXPLAINED, SeenLink
+from collector.context import (
+    UNKNOWN,
+    Blame,
+    ContextProvider,
+    Link,
+    NoBlames,
+    ParkedAt,
+    Resource,
+    ThreadContext,
+)
 from collector.events import Event
 from collector.park import End, Park, Seen
+from collector.said import link_dict, party_dict, resource_dict, stack_list
 from probes.kinds import fd_of, syscall_name
 from probes.wire import Flag
 
@@ -23,6 +35,11 @@ _SOURCES = MappingProxyType({Seen.SLOW_PATH: "slow_path", Seen.SCAN: "scan"})
 # A wake-up is somebody's deed when the waker was inside one of these calls; in an
 # interrupt the current task is whoever happened to run.
 _WAKING_CALLS = frozenset({1, 3, 18, 20, 44, 46, 48, 60, 62, 131, 200, 202, 231, 234, 307, 424})
+_SIGNAL_CALLS = frozenset({62, 200, 234, 424})  # kill, tkill, tgkill, pidfd_send_signal
+
+_NOBODY: Mapping[str, Any] = MappingProxyType(
+    {"pid": None, "tid": None, "same_process": None, "thread_name": None, "stack": None}
+)
 
 
 class IdleRules(Protocol):
@@ -34,28 +51,38 @@ class IdleRules(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Sight:
-    """A crossed park and what was read of its thread, before it is said."""
+    """A crossed park and what was read of its thread and of its chain, before it is said."""
 
     park: Park
     context: ThreadContext
+    links: tuple[SeenLink, ...] = ()
 
 
 class Attributor:
-    """Builds ``park_long`` and ``park_end`` events; one per session."""
+    """Builds ``park_long``, ``resource_named`` and ``park_end`` events; one per session."""
 
     def __init__(self, context: ContextProvider, rules: IdleRules) -> None:
-        self._context = context
+        self.context = context
         self._rules = rules
         self._said: dict[int, Event] = {}
+        self._unnamed: dict[int, tuple[Park, Resource]] = {}
 
     def look(self, park: Park) -> Sight:
         """Read the thread of a park that has just crossed the threshold."""
-        return Sight(park, self._context.describe(park.pid, park.tid, park.start_ns))
+        context = self.context.describe(park.pid, park.tid, park.start_ns, park.parked)
+        return Sight(park, context)
 
-    def long_event(self, sight: Sight, now_ns: int, outlasted: bool) -> Event:
-        """The ``park_long`` event; without frames if the park may have ended first."""
+    def long_event(
+        self, sight: Sight, now_ns: int, outlasted: bool, chain: Sequence[Link] = ()
+    ) -> Event:
+        """The ``park_long`` event; only a name if the park may have ended before it was read.
+
+        ``chain``: what has been confirmed of the sight's links.
+        """
         park = sight.park
         context = sight.context if outlasted else _name_only(sight.context)
+        if context.chain is not None:
+            chain = context.chain
         reason = self._rules.match(park.kind, context)
         # Without frames nobody knows whether the thread waits there by design.
         known = reason is not None or context.frames is not None
@@ -76,19 +103,23 @@ class Attributor:
                 "source": _SOURCES[park.source],
                 "syscall": syscall_name(park.syscall),
                 "fd": fd_of(park.syscall, park.address),
-                "resource": _resource(park),
+                **_blame(park, context.blame, chain if outlasted else ()),
                 "python": context.python,
-                "stack": _stack(context.frames),
+                "stack": stack_list(context.frames),
                 "stack_torn": context.torn,
                 "idle_reason": reason,
             },
         )
         self._said[park.park_id] = event
+        if context.blame is not None and context.blame.resource.name is None:
+            self._unnamed[park.park_id] = park, context.blame.resource
         return event
 
     def end_event(self, park: Park, now_ns: int) -> Event:
         """The ``park_end`` event of a park that ``long_event`` was called for."""
         said = self._said.pop(park.park_id)
+        self._unnamed.pop(park.park_id, None)
+        resource = said.data["resource"]
         return replace(
             said,
             event="park_end",
@@ -99,16 +130,78 @@ class Attributor:
             data={
                 **said.data,
                 "source": _SOURCES[park.source],
-                "resource": _resource(park),
+                "resource": resource if _is_known(resource) else _resource(park),
                 "slices": park.slices,
                 "end": End(park.end).name.lower(),
-                "waker": _waker(park),
+                "waker": self._waker(park),
             },
+        )
+
+    def name_more(self) -> tuple[Park, Resource] | None:
+        """Go on looking, for a few milliseconds, for the name that one park came without."""
+        park_id = next(iter(self._unnamed), None)
+        if park_id is None:
+            return None
+        park, resource = self._unnamed.pop(park_id)
+        name, done = self.context.find_name(park.pid, resource)
+        if name is not None:
+            return park, replace(resource, name=name)
+        if not done:
+            self._unnamed[park_id] = park, resource  # behind the others
+        return None
+
+    @property
+    def names_missing(self) -> bool:
+        """Whether there is a name to look for."""
+        return bool(self._unnamed)
+
+    def named_event(self, park: Park, resource: Resource, now_ns: int) -> Event | None:
+        """The ``resource_named`` event; None where there is nothing new to say of the park."""
+        said = self._said.get(park.park_id)
+        known = resource_dict(resource)
+        if said is None or said.data["resource"] == known:
+            return None
+        self._said[park.park_id] = replace(said, data={**said.data, "resource": known})
+        return replace(
+            said,
+            event="resource_named",
+            ts_ns=now_ns,
+            duration_ns=max(0, now_ns - park.start_ns),
+            data={"park_id": park.park_id, "resource": known},
         )
 
     def thread_name(self, pid: int, tid: int) -> str | None:
         """Python's name of a thread, None when unknown."""
-        return self._context.thread_name(pid, tid)
+        return self.context.thread_name(pid, tid)
+
+    def _waker(self, park: Park) -> dict[str, Any] | None:
+        """What ended it, where that is certain: never an interrupted bystander."""
+        why = _why_awake(park)
+        if why is None or why == "timer":
+            return None if why is None else {**_NOBODY, "why": why}
+        return {
+            "pid": park.waker_pid,
+            "tid": park.waker_tid,
+            "same_process": park.waker_pid == park.pid,
+            "why": why,
+            "thread_name": self.thread_name(park.waker_pid, park.waker_tid),
+            "stack": None,
+        }
+
+
+def _why_awake(park: Park) -> str | None:
+    if park.end is End.TIMED_OUT:
+        return "timer"
+    if park.end is not End.WOKEN:
+        return None
+    told = park.waker_tid and park.waker_syscall in _WAKING_CALLS
+    if told and park.waker_syscall in _SIGNAL_CALLS:
+        return "signal"
+    if park.kind == "sleep":
+        return "timer" if park.waker_tid else None  # nobody else can end one
+    if not told:
+        return None
+    return "thread" if park.waker_pid == park.pid else "process"
 
 
 def _name_only(context: ThreadContext) -> ThreadContext:
@@ -116,40 +209,46 @@ def _name_only(context: ThreadContext) -> ThreadContext:
 
     That no interpreter knew it does not: a Python thread's state goes first when it ends.
     """
-    if context.frames is None:
+    if context.frames is None and context.blame is None:
         return context
-    return ThreadContext(thread_name=context.thread_name, python=context.python or None)
+    python = context.python if context.frames is None else context.python or None
+    return ThreadContext(thread_name=context.thread_name, python=python)
 
 
-def _stack(frames: tuple[Frame, ...] | None) -> list[dict[str, Any]] | None:
-    if frames is None:
-        return None
-    return [
-        {"function": f.function, "file": f.file, "line": f.line, "module": f.module} for f in frames
-    ]
-
-
-def _resource(park: Park) -> dict[str, Any] | None:
-    if park.kind not in ("lock", "gil", "map") or not park.address:
-        return None
-    return {"type": park.kind, "name": None, "address": f"{park.address:#x}"}
-
-
-def _waker(park: Park) -> dict[str, Any] | None:
-    """Who ended it, where that is certain: never an interrupted bystander."""
-    if park.end is End.EXITED or not park.waker_tid or park.waker_syscall not in _WAKING_CALLS:
-        return None
+def _blame(park: Park, blame: Blame | None, chain: Sequence[Link]) -> dict[str, Any]:
+    """The keys that say what a park is for, who has that, and where the chain ends."""
+    if blame is None:
+        return {"resource": _resource(park), "holder": None, "candidates": [], "chain": None}
+    holder = None if blame.holder is None else party_dict(blame.holder)
+    if holder is not None:
+        holder["does"] = chain[0].does if chain else None
     return {
-        "pid": park.waker_pid,
-        "tid": park.waker_tid,
-        "same_process": park.waker_pid == park.pid,
+        "resource": resource_dict(blame.resource),
+        "holder": holder,
+        "candidates": [party_dict(party) for party in blame.candidates],
+        "chain": [link_dict(link) for link in chain] if len(chain) > 1 else None,
     }
 
 
-class NoContext:
+def _resource(park: Park) -> dict[str, Any] | None:
+    if park.kind not in EXPLAINED or not park.address:
+        return None
+    return resource_dict(Resource(park.kind, None, park.address))
+
+
+def _is_known(resource: dict[str, Any] | None) -> bool:
+    """Whether it says more than the kind and address, which a park's end may know better."""
+    return resource is not None and (
+        resource["name"] is not None or resource["type"] not in EXPLAINED
+    )
+
+
+class NoContext(NoBlames):
     """A ContextProvider that knows nothing (``--no-python``)."""
 
-    def describe(self, _pid: int, _tid: int, _since_ns: int, /) -> ThreadContext:
+    def describe(
+        self, _pid: int, _tid: int, _since_ns: int, _parked: ParkedAt | None = None, /
+    ) -> ThreadContext:
         """Always ``UNKNOWN``."""
         return UNKNOWN
 

@@ -7,8 +7,9 @@ mock, and from the recorded events in a replay: all through ``ContextProvider``.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +65,19 @@ class Blame:
 
 
 @dataclass(frozen=True, slots=True)
+class Link:
+    """One thread in a chain of waits: it has what the one before it waits for.
+
+    ``does`` says what it does itself: ``waits`` (for ``resource``, which the next link
+    has), ``sleep``, ``recvfrom on fd 5``, ``runs``; None where that is not certain.
+    """
+
+    party: Party
+    does: str | None = None
+    resource: Resource | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class ThreadContext:
     """What is known about one thread at one moment.
 
@@ -74,7 +88,8 @@ class ThreadContext:
     could not be read (empty: read, and there are none). ``torn`` marks a stack
     that kept changing while it was read. ``read_ns`` is the source's time by which
     it had been read, 0 where that is unknown. ``blame``: what it waits for, None where
-    that could not be found out.
+    that could not be found out. ``chain``: where that leads to, if it is known already
+    (in a replay); None when it has to be found out.
     """
 
     thread_name: str | None = None
@@ -83,16 +98,73 @@ class ThreadContext:
     torn: bool = False
     read_ns: int = 0
     blame: Blame | None = None
+    chain: tuple[Link, ...] | None = None
 
 
 UNKNOWN = ThreadContext()
 
 
+class ParkedAt(NamedTuple):
+    """Kind and wait address of a park (``Park.kind``, ``Park.address``; 0 when unknown)."""
+
+    kind: str
+    address: int
+
+
+class NameFound(NamedTuple):
+    """One slice of the search for a resource's name: ``done`` when more would not help."""
+
+    name: str | None
+    done: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Census:
+    """All threads of a process at one moment.
+
+    ``threads``: native id, and whether an interpreter knows the thread. ``handlers``:
+    a signal other than SIGINT may run a handler in the main thread.
+    """
+
+    threads: Mapping[int, bool]
+    handlers: bool
+
+
 class ContextProvider(Protocol):
     """Answers about threads; never raises for a target that has gone."""
 
-    def describe(self, pid: int, tid: int, since_ns: int, /) -> ThreadContext:
-        """The thread parked since ``since_ns``; ``UNKNOWN`` when nothing can be read."""
+    def describe(
+        self, pid: int, tid: int, since_ns: int, parked: ParkedAt | None = None, /
+    ) -> ThreadContext:
+        """The thread parked since ``since_ns``; ``UNKNOWN`` when nothing can be read.
+
+        With ``parked``, the answer has ``blame`` where that can be found out.
+        """
+
+    def blames(self, pid: int, waits: Mapping[int, ParkedAt], /) -> dict[int, Blame]:
+        """What many parked threads of a process wait for, by tid; without those unknown."""
+
+    def find_name(self, pid: int, resource: Resource, /) -> NameFound:
+        """Go on looking for the name of a resource that had none, for a few milliseconds."""
+
+    def census(self, pid: int, /) -> Census | None:
+        """All threads of a process; None where they are not known for certain."""
 
     def thread_name(self, pid: int, tid: int, /) -> str | None:
         """Python's name of a thread, None when unknown."""
+
+
+class NoBlames:
+    """The part of a ``ContextProvider`` that looks for what parks wait for: it finds nothing."""
+
+    def blames(self, _pid: int, _waits: Mapping[int, ParkedAt], /) -> dict[int, Blame]:
+        """Always empty."""
+        return {}
+
+    def find_name(self, _pid: int, _resource: Resource, /) -> NameFound:
+        """Nothing, and no more to come."""
+        return NameFound(None, done=True)
+
+    def census(self, _pid: int, /) -> Census | None:
+        """Always None."""
+        return None

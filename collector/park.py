@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from collector.context import ParkedAt
 from probes.kinds import FUTEX, KIND_INDEX
 from probes.wire import Flag, WaitClass
 
@@ -97,6 +98,21 @@ class Park:
         if self.kind == "gil":
             return False
         return self.source is Seen.SLOW_PATH or bool(self.flags & Flag.WATCHED)
+
+    @property
+    def parked(self) -> ParkedAt:
+        """Where its thread is parked, for those who read it."""
+        return ParkedAt(self.kind, self.address)
+
+    def hardly_ran(self, cpu_ns: int, now_ns: int) -> bool:
+        """Whether its thread used so little CPU that it cannot have held the GIL and run.
+
+        0.5 ms, or 5 % of the time since it was last seen waiting: re-waiting 200 times
+        a second costs a few percent; a thread that got the GIL runs for 5 ms.
+        """
+        if self.cpu_ns == 0:
+            return True  # known from the slow path only: nothing to compare with yet
+        return cpu_ns - self.cpu_ns <= max(500_000, (now_ns - self.last_seen_ns) // 20)
 
 
 def park_rows(parks: Sequence[Park]) -> npt.NDArray[Any]:

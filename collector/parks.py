@@ -96,6 +96,10 @@ class ParkDetector:
         """Parks that have not ended (live objects: do not change them)."""
         return list(self._open.values())
 
+    def park_of(self, pid: int, tid: int) -> Park | None:
+        """The park that a thread is in, long or not; None when none is known of."""
+        return self._open.get(_key(pid, tid))
+
     def is_open(self, park: Park) -> bool:
         """Whether this very park still lasts, as far as is known."""
         return self._open.get(_key(park.pid, park.tid)) is park
@@ -208,7 +212,7 @@ class ParkDetector:
 
     def _same_wait(self, park: Park, kind: str, r: Any) -> bool:
         if park.kind == "gil":
-            return kind == "gil" and _hardly_ran(park, r)
+            return kind == "gil" and park.hardly_ran(int(r["cpu_ns"]), int(r["ts_ns"]))
         if park.source is Seen.SLOW_PATH:
             inside = int(r["since_ns"]) >= park.start_ns - SAME_WAIT_SLACK_NS
             return inside and kind != "gil" and int(r["syscall"]) in (FUTEX, -1)
@@ -226,7 +230,8 @@ class ParkDetector:
 
     def _seen_running(self, park: Park, r: Any) -> None:
         if park.kind == "gil":
-            if _hardly_ran(park, r):  # between two slices of the same wait
+            # Between two slices of the same wait?
+            if park.hardly_ran(int(r["cpu_ns"]), int(r["ts_ns"])):
                 park.between_ns = int(r["ts_ns"]) if park.cpu_ns else 0
                 return
             ran = int(r["cpu_ns"]) - park.cpu_ns
@@ -386,15 +391,3 @@ class ParkDetector:
             self._found.ended.append(park)
         if park.park_id or duration >= self.min_park_ns:
             self._ended_rows.append(park)
-
-
-def _hardly_ran(park: Park, r: Any) -> bool:
-    """Whether a thread used so little CPU that it cannot have held the GIL and run.
-
-    0.5 ms, or 5 % of the time since it was last seen waiting: re-waiting 200 times
-    a second costs a few percent; a thread that got the GIL runs for 5 ms.
-    """
-    ran = int(r["cpu_ns"]) - park.cpu_ns
-    if park.cpu_ns == 0:
-        return True  # known from the slow path only: nothing to compare with yet
-    return ran <= max(500_000, (int(r["ts_ns"]) - park.last_seen_ns) // 20)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable
 
-from collector.context import UNKNOWN, ThreadContext
+from collector.context import UNKNOWN, NoBlames, ParkedAt, ThreadContext
 from probes.errors import ParkscopeError
 from tracer import procfs
 from tracer.pymem import PythonReader
@@ -15,7 +15,7 @@ STACK_LIMIT = 32
 """Frames of a park, innermost first: idle rules and diagnoses look no deeper."""
 
 
-class TargetContext:
+class TargetContext(NoBlames):
     """A ``ContextProvider`` over live targets; never raises for one that has gone.
 
     A parked thread's stack holds still, so what is read here is the park's own
@@ -60,7 +60,9 @@ class TargetContext:
         """The reader of a process, None when its Python cannot be read."""
         return self._readers.get(pid)
 
-    def describe(self, pid: int, tid: int, since_ns: int) -> ThreadContext:
+    def describe(
+        self, pid: int, tid: int, since_ns: int, parked: ParkedAt | None = None, /
+    ) -> ThreadContext:
         """Name and innermost frames of a parked thread; ``UNKNOWN`` when nothing can be read."""
         reader = self._readers.get(pid)
         if reader is None or not alive(reader.target):

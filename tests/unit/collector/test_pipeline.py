@@ -10,7 +10,7 @@ import numpy.typing as npt
 import pytest
 
 from collector.attribution import Attributor, NoContext, NoIdleRules
-from collector.context import Frame, ThreadContext
+from collector.context import Frame, NoBlames, ParkedAt, ThreadContext
 from collector.counters import Counters
 from collector.events import COMMON, Event
 from collector.parks import ParkDetector
@@ -71,10 +71,12 @@ class Recorder:
         return [event for event in self.events if event.event == name]
 
 
-class Names:
+class Names(NoBlames):
     """A context provider that knows one thread."""
 
-    def describe(self, pid: int, tid: int, since_ns: int, /) -> ThreadContext:
+    def describe(
+        self, pid: int, tid: int, since_ns: int, parked: ParkedAt | None = None, /
+    ) -> ThreadContext:
         return ThreadContext("worker-1", True, FRAMES)
 
     def thread_name(self, pid: int, tid: int, /) -> str | None:
@@ -138,7 +140,10 @@ def test_a_long_park_is_said_with_its_stack_and_later_its_end() -> None:
     assert long.data["syscall"] == "recvfrom"
     assert long.data["stack"] == [{"function": "get", "file": "app.py", "line": 3, "module": "app"}]
     assert (end.duration_ns, end.data["end"]) == (590 * MS, "woken")
-    assert end.data["waker"] == {"pid": 99, "tid": 99, "same_process": False}
+    assert end.data["waker"] == {
+        "pid": 99, "tid": 99, "same_process": False, "why": "process", "thread_name": "worker-1",
+        "stack": None,
+    }  # fmt: skip
     assert end.data["park_id"] == long.data["park_id"]
     assert sink.events.index(long) < sink.events.index(end)
     assert pipeline.counters.long_parks == {"io": 1}
@@ -166,7 +171,9 @@ def test_a_thread_that_was_looked_at_as_it_ended_is_no_native_one() -> None:
     """Python has forgotten a thread a moment before the kernel has."""
 
     class Ending(Names):
-        def describe(self, pid: int, tid: int, since_ns: int, /) -> ThreadContext:
+        def describe(
+            self, pid: int, tid: int, since_ns: int, parked: ParkedAt | None = None, /
+        ) -> ThreadContext:
             return ThreadContext(python=False, frames=())
 
     class NativeIsIdle:
@@ -191,7 +198,9 @@ def test_a_stack_read_before_the_end_is_said_though_the_park_is_over(
     read_ms: int, known: bool
 ) -> None:
     class Stamped(Names):
-        def describe(self, pid: int, tid: int, since_ns: int, /) -> ThreadContext:
+        def describe(
+            self, pid: int, tid: int, since_ns: int, parked: ParkedAt | None = None, /
+        ) -> ThreadContext:
             return ThreadContext("worker-1", True, FRAMES, read_ns=read_ms * MS)
 
     sink, _, _ = run(

@@ -138,7 +138,8 @@ def _with_all_needs(ring: list[int], nodes: Mapping[int, Node]) -> tuple[int, ..
 def _knot(first: list[int], nodes: Mapping[int, Node], left: frozenset[int]) -> Deadlock | None:
     """All that are stuck, but for those who wait by design: nothing holds them up."""
     rest = sorted(tid for tid in left if tid not in first)
-    members = tuple(tid for tid in [*first, *rest] if not nodes[tid].idle)
+    native = {tid for tid in left if nodes[tid].blame.resource.type == NATIVE}
+    members = tuple(t for t in [*first, *rest] if not nodes[t].idle and t not in native)
     if not any(nodes[tid].blame.resource.type in OWED for tid in members):
         return None
     return Deadlock(members, left, knot=True)

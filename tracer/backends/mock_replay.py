@@ -153,8 +153,12 @@ class ReplaySource:
             time.sleep(max(0, began + now_ns - first - time.monotonic_ns()) / 1e9)
 
     def _due_facts(self) -> tuple[Event, ...]:
+        """What had been said by now; a deadlock only after the parks that it is made of."""
         count = 0
-        while count < len(self._facts) and self._facts[count].ts_ns <= self._now_ns:
+        while count < len(self._facts) and (
+            self._facts[count].ts_ns + (self._facts[count].event == "deadlock") <= self._now_ns
+            or self._done
+        ):
             count += 1
         due, self._facts = self._facts[:count], self._facts[count:]
         return tuple(due)

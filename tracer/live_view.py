@@ -14,8 +14,9 @@ from rich.text import Text
 from collector.events import Event
 from collector.sinks.live import LiveSnapshot, LiveThread
 from tracer import totals, units
+from tracer.diagnosis import where
 from tracer.escape import terminal
-from tracer.human import Style, line, reason, waits_on, where
+from tracer.human import Style, line, reason, waits_on
 
 SORTS = ("time", "name", "tid")
 _NEWS_LINES = 2

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from collector.counters import Counters
 from collector.events import EVENTS, Event
-from tracer.human import HumanLines, Style, line, stamp, where
+from tracer.diagnosis import where
+from tracer.human import HumanLines, Style, line, stamp
 
 S = 1_000_000_000
 WHO = "worker-3 (4711/4718)"
@@ -27,6 +28,14 @@ STACK = [
         ("main", "/srv/app/app.py", 9),
     )
 ]
+LOCK = {"type": "Lock", "name": "app.cache._lock", "address": "0x7f00"}
+REFRESHER: dict[str, Any] = {
+    "tid": 4720, "thread_name": "refresher", "how": "inside `with`", "does": "sleep",
+    "stack": [
+        {"function": "refresh", "file": "/srv/app/cache.py", "line": 41, "module": None},
+        {"function": "run", "file": "/srv/app/main.py", "line": 9, "module": None},
+    ],
+}  # fmt: skip
 
 
 def park(event: str = "park_long", **more: Any) -> Event:
@@ -72,8 +81,84 @@ def park(event: str = "park_long", **more: Any) -> Event:
             WHO + " was parked 203 ms in lock 0x7f00, timed out, since before the attach",
         ),
         (
+            park(resource=LOCK, holder=REFRESHER, stack=STACK[2:]),
+            WHO + " waits 203 ms for Lock app.cache._lock, held by refresher, which sleeps at"
+            " cache.py:41 refresh ← main.py:9 run  jobs.py:41 next_job ← app.py:88 handler ←"
+            " app.py:9 main",
+        ),
+        (
+            park(resource=LOCK, holder={**REFRESHER, "does": "runs"}, stack=None),
+            WHO + " waits 203 ms for Lock app.cache._lock, held by refresher, which runs"
+            " cache.py:41 refresh ← main.py:9 run",
+        ),
+        (
+            park(resource=LOCK, holder={**REFRESHER, "does": None}, stack=None),
+            WHO + " waits 203 ms for Lock app.cache._lock, held by refresher",
+        ),
+        (
+            park(resource=LOCK, holder=REFRESHER, stack=None, chain=[
+                {**REFRESHER, "does": "waits",
+                 "waits_on": {"type": "Thread", "name": "loader", "address": "0x1"}},
+                {"tid": 9, "thread_name": "loader", "how": "runs until it ends", "stack": None,
+                 "does": "recvfrom on fd 5", "waits_on": None},
+            ]),
+            WHO + " waits 203 ms for Lock app.cache._lock, held by refresher, which waits at"
+            " cache.py:41 refresh ← main.py:9 run for Thread loader, thread 9, which is in"
+            " recvfrom on fd 5",
+        ),
+        (
+            park(resource=LOCK, holder=None, stack=None,
+                 candidates=[{**REFRESHER, "how": "last seen to take it"}]),
+            WHO + " waits 203 ms for Lock app.cache._lock, maybe held by refresher"
+            " (last seen to take it)",
+        ),
+        (
+            park(resource={"type": "Queue", "name": None, "address": "0x7f"}, stack=None),
+            WHO + " waits 203 ms for Queue 0x7f",
+        ),
+        (
+            park(kind="gil", resource={"type": "GIL", "name": None, "address": "0x1"},
+                 holder={**REFRESHER, "does": "runs"}, stack=None),
+            WHO + " waits 203 ms for the GIL, held by refresher, which runs cache.py:41 refresh"
+            " ← main.py:9 run",
+        ),
+        (
+            park("park_end", resource=LOCK, end="woken", stack=None,
+                 waker={"pid": 4711, "tid": 9, "same_process": True, "why": "thread",
+                        "thread_name": "refresher", "stack": REFRESHER["stack"][:1]}),
+            WHO + " waited 203 ms for Lock app.cache._lock, woken by refresher at"
+            " cache.py:41 refresh",
+        ),
+        (
+            park("park_end", end="woken", stack=None,
+                 waker={"pid": 9, "tid": 9, "same_process": False, "why": "signal",
+                        "thread_name": None, "stack": None}),
+            WHO + " was parked 203 ms in lock 0x7f00, woken by a signal of process 9",
+        ),
+        (
+            park("resource_named", resource=LOCK),
+            WHO + " still waits, for Lock app.cache._lock",
+        ),
+        (
+            Event("deadlock", 0, pid=7, duration_ns=212_000_000, data={"knot": False, "cycle": [
+                {"tid": 1, "thread_name": "left", "stack": STACK[2:3], "waits_on": LOCK,
+                 "held_by": 2},
+                {"tid": 2, "thread_name": None, "stack": None,
+                 "waits_on": {"type": "RLock", "name": None, "address": "0x9"}, "held_by": 1},
+            ]}),
+            ("DEADLOCK of 2 threads in 7 for 212 ms: left waits at jobs.py:41 next_job for Lock"
+             " app.cache._lock, held by thread 2; thread 2 waits for RLock 0x9, held by left"),
+        ),
+        (
+            Event("deadlock", 0, pid=7, data={"knot": True, "cycle": [
+                {"tid": 1, "thread_name": "main", "stack": None, "held_by": None,
+                 "waits_on": {"type": "Queue", "name": "app.q", "address": "0x9"}}] * 12}),
+            "DEADLOCK of 12 threads in 7, no thread is left that could end it: "
+            + "main waits for Queue app.q; " * 10 + "and 2 more",
+        ),
+        (
             park(kind="gil", stack=[{"function": "f", "file": "a.py", "line": None}]),
-            WHO + " parked 203 ms and counting, waiting for the GIL  a.py f",
+            WHO + " waits 203 ms for the GIL  a.py f",
         ),
         (
             park(kind="sleep", syscall="clock_nanosleep", resource=None, stack=None,
@@ -182,7 +267,8 @@ JSON = st.recursive(
     max_leaves=6,
 )
 KEYS = ("stack", "resource", "waker", "syscall", "fd", "end", "totals", "why", "backend", "python",
-        "size_bytes", "exit_code", "child_pid", "idle_reason", "count", "record_kind")  # fmt: skip
+        "size_bytes", "exit_code",
+        "holder", "candidates", "chain", "cycle", "knot", "child_pid", "idle_reason", "count", "record_kind")  # fmt: skip
 
 
 @given(

@@ -268,7 +268,8 @@ JSON = st.recursive(
 )
 KEYS = ("stack", "resource", "waker", "syscall", "fd", "end", "totals", "why", "backend", "python",
         "size_bytes", "exit_code",
-        "holder", "candidates", "chain", "cycle", "knot", "child_pid", "idle_reason", "count", "record_kind")  # fmt: skip
+        "holder", "candidates", "chain", "cycle", "knot", "child_pid",
+        "idle_reason", "count", "record_kind")  # fmt: skip
 
 
 @given(

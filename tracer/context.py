@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
-from collector.context import UNKNOWN, NoBlames, ParkedAt, ThreadContext
+from collector.context import UNKNOWN, Blame, Census, NameFound, ParkedAt, Resource, ThreadContext
+from collector.wait_graph import NATIVE
 from probes.errors import ParkscopeError
 from tracer import procfs
 from tracer.pymem import PythonReader
@@ -15,7 +16,7 @@ STACK_LIMIT = 32
 """Frames of a park, innermost first: idle rules and diagnoses look no deeper."""
 
 
-class TargetContext(NoBlames):
+class TargetContext:
     """A ``ContextProvider`` over live targets; never raises for one that has gone.
 
     A parked thread's stack holds still, so what is read here is the park's own
@@ -63,16 +64,19 @@ class TargetContext(NoBlames):
     def describe(
         self, pid: int, tid: int, since_ns: int, parked: ParkedAt | None = None, /
     ) -> ThreadContext:
-        """Name and innermost frames of a parked thread; ``UNKNOWN`` when nothing can be read."""
+        """Name and innermost frames of a parked thread; ``UNKNOWN`` when nothing can be read.
+
+        What it waits for is found out for a park that is ``parked`` at a lock or a GIL.
+        """
         reader = self._readers.get(pid)
         if reader is None or not alive(reader.target):
             return UNKNOWN
         try:
-            return self._describe(reader, tid)
+            return self._describe(reader, tid, parked)
         except ParkscopeError:
             return UNKNOWN  # gone, or changing too fast to be read: no names, the park stands
 
-    def _describe(self, reader: PythonReader, tid: int) -> ThreadContext:
+    def _describe(self, reader: PythonReader, tid: int, parked: ParkedAt | None) -> ThreadContext:
         if reader.thread(tid) is None:  # the list has just been read again
             return self._native(reader, tid)
         name = reader.name(tid)
@@ -81,8 +85,49 @@ class TargetContext(NoBlames):
             return ThreadContext(thread_name=name, python=True)
         frames, torn = found
         return ThreadContext(
-            thread_name=name, python=True, frames=frames, torn=torn, read_ns=time.monotonic_ns()
+            thread_name=name,
+            python=True,
+            frames=frames,
+            torn=torn,
+            blame=None if parked is None else _blame(reader, tid, parked),
+            read_ns=time.monotonic_ns(),
         )
+
+    def blames(self, pid: int, waits: Mapping[int, ParkedAt], /) -> dict[int, Blame]:
+        """What many parked threads of a process wait for, by tid; without those unknown."""
+        reader = self._readers.get(pid)
+        if reader is None:
+            return {}
+        try:
+            found = reader.blames(waits)
+            native = waits.keys() - found.keys() - reader.threads().keys()
+            return found | {tid: one for tid in native if (one := _native_blame(pid, tid))}
+        except ParkscopeError:
+            return {}
+
+    def census(self, pid: int, /) -> Census | None:
+        """All threads of a process; None when they cannot be listed for certain."""
+        reader = self._readers.get(pid)
+        if reader is None:
+            return None
+        try:
+            before, known = procfs.thread_ids(pid), reader.threads()
+            handlers = procfs.handles_signals(pid)
+            if procfs.thread_ids(pid) != before or not known.keys() <= before:
+                return None  # threads come and go: somebody acts
+        except ParkscopeError:
+            return None
+        return Census({tid: tid in known for tid in before}, handlers)
+
+    def find_name(self, pid: int, resource: Resource, /) -> NameFound:
+        """Go on looking for the name of a resource that had none, for a few milliseconds."""
+        reader = self._readers.get(pid)
+        if reader is None:
+            return NameFound(None, done=True)
+        try:
+            return reader.find_name(resource)
+        except ParkscopeError:
+            return NameFound(None, done=True)
 
     def _native(self, reader: PythonReader, tid: int) -> ThreadContext:
         """A thread that Python does not know, provided that it lives and Python runs."""
@@ -99,3 +144,18 @@ class TargetContext(NoBlames):
             return reader.name(tid)
         except ParkscopeError:
             return None
+
+
+def _native_blame(pid: int, tid: int) -> Blame | None:
+    """Of a native thread only that nobody but its own process can wake it, and no clock."""
+    if procfs.waits_privately(pid, tid):
+        return Blame(Resource(NATIVE), timed=False)
+    return None
+
+
+def _blame(reader: PythonReader, tid: int, parked: ParkedAt) -> Blame | None:
+    """What a thread waits for; None also where it changes too fast to be read."""
+    try:
+        return reader.blame(tid, parked.kind, parked.address)
+    except ParkscopeError:
+        return None

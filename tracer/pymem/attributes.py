@@ -15,7 +15,7 @@ from tracer.pymem.layout import Layout
 from tracer.pymem.memory import MemoryReader
 from tracer.pymem.objects import MAX_ENTRIES, ObjectReader, TypeInfo, word
 
-_MANAGED_DICT, _INLINE_VALUES = 1 << 4, 1 << 2  # Py_TPFLAGS_*, Include/object.h
+MANAGED_DICT, INLINE_VALUES = 1 << 4, 1 << 2  # Py_TPFLAGS_*, Include/object.h
 _MAX_TYPES = 4096
 _WORD = 8
 
@@ -100,7 +100,7 @@ class AttributeReader:
 
     def _find_slots(self, address: int, names: tuple[str, ...], check: bytes) -> _Slots:
         kind = self._objects.type_info(address)
-        if not kind.flags & _MANAGED_DICT:
+        if not kind.flags & MANAGED_DICT:
             return _Slots(kind, (), check)
         keys = self._objects.pointer(address + self._at_keys)
         pairs = self._objects.key_slots(keys, MAX_ENTRIES) if keys else []
@@ -111,7 +111,7 @@ class AttributeReader:
     def _read(self, address: int, slots: _Slots, names: tuple[str, ...]) -> list[int]:
         kind = slots.kind
         values, found = 0, 0
-        if kind.flags & _MANAGED_DICT:
+        if kind.flags & MANAGED_DICT:
             values, found = self._managed(address, kind)
         elif kind.dictoffset > 0:
             found = self._objects.pointer(address + kind.dictoffset)
@@ -136,7 +136,7 @@ class AttributeReader:
             return before, at
         if strategy == "tagged_prefix":
             return (at + 1, 0) if at & 1 else (0, at)
-        if not at and kind.flags & _INLINE_VALUES:
+        if not at and kind.flags & INLINE_VALUES:
             values = address + kind.basicsize
             valid = self._memory.read(values + self._layout["PyDictValues.valid"], 1)[0]
             return (values, 0) if valid else (0, 0)

@@ -13,14 +13,15 @@ Sources: Include/internal/pycore_frame.h (3.14 on: pycore_interpframe_structs.h)
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from collector.context import Frame
-from probes.errors import ImplausibleMemory, MemoryReadError
+from probes.errors import ImplausibleMemory
+from tracer.pymem.codes import Code, CodeReader
 from tracer.pymem.layout import Layout
-from tracer.pymem.linetable import CODE_UNIT, line_at
+from tracer.pymem.linetable import CODE_UNIT
 from tracer.pymem.memory import MemoryReader
 from tracer.pymem.objects import ObjectReader
 from tracer.pymem.runtime import ThreadState
@@ -29,48 +30,10 @@ MAX_DEPTH = 4096
 TRIES = 3
 """How often a stack is read that changes under the reader's hands; then it is torn."""
 _FOREIGN_FRAMES = 64  # frames of no Python code (entries from C) that a short stack may hide
-_MAX_CODES = 1 << 15
-_GLOBALS_SLOTS = 32  # __name__ is put into a module's namespace first
 _WORD = 8
 
 
-@dataclass(frozen=True, slots=True)
-class Stack:
-    """Frames, innermost first. ``torn``: it kept changing, the frames may not belong together.
-
-    ``truncated``: there are more frames below.
-    """
-
-    frames: tuple[Frame, ...]
-    torn: bool
-    truncated: bool
-
-
-@dataclass(slots=True)
-class _Code:
-    """What a code object says; ``check`` are the bytes that must be unchanged to believe it."""
-
-    check: bytes
-    name: str
-    file: str
-    first_line: int
-    line_table: bytes
-    start: int
-    end: int
-    first_traceable: int  # bytes
-    module: str | None
-    frames: dict[int, Frame] = field(default_factory=dict)
-
-    def frame(self, offset: int) -> Frame:
-        """A frame that stands at the instruction at byte ``offset``; remembered."""
-        known = self.frames.get(offset)
-        if known is None:
-            line = line_at(self.line_table, self.first_line, offset)
-            known = self.frames[offset] = Frame(self.module, self.name, self.file, line)
-        return known
-
-
-class _RawFrame(NamedTuple):
+class RawFrame(NamedTuple):
     """The fields of an interpreter frame that matter, and where and as what they were read."""
 
     address: int
@@ -82,13 +45,38 @@ class _RawFrame(NamedTuple):
     owner: int
 
 
+class Call(NamedTuple):
+    """A Python frame: what to show of it, where it lies, its code and where it stands in it."""
+
+    frame: Frame
+    raw: RawFrame
+    code: Code
+    offset: int  # bytes from the code's first instruction
+
+
+@dataclass(frozen=True, slots=True)
+class Stack:
+    """Frames, innermost first. ``torn``: it kept changing, the frames may not belong together.
+
+    ``truncated``: there are more frames below. ``calls`` are the frames with all that is
+    known of them; ``evidence`` is all that was read, with its addresses: while it is the
+    same, the stack is.
+    """
+
+    frames: tuple[Frame, ...]
+    torn: bool
+    truncated: bool
+    calls: tuple[Call, ...] = ()
+    evidence: Sequence[tuple[int, bytes]] = ()
+
+
 @dataclass(slots=True)
 class _Chain:
     """One thread's frames as read: the addresses and their bytes, innermost first."""
 
     state: ThreadState
     heads: list[tuple[int, bytes]] = field(default_factory=list)
-    frames: list[_RawFrame] = field(default_factory=list)
+    frames: list[RawFrame] = field(default_factory=list)
     next: int = 0
     room: int = 0
     gone: bool = False
@@ -102,6 +90,10 @@ class _Chain:
             return
         self.heads.append((address, answer))
         self.next = int.from_bytes(answer, "little")
+
+    def read(self) -> list[tuple[int, bytes]]:
+        """All that was read, with its addresses: the way to the top, then the frames."""
+        return self.heads + [(frame.address, frame.raw) for frame in self.frames]
 
 
 class _Parser:
@@ -126,14 +118,14 @@ class _Parser:
             end = fields[name] + (1 if name == "owner" else _WORD)
         self._struct = struct.Struct(form)
         self._places = [order.index(name) for name in fields]
-        self._mask = ~layout.constants["executable_tag_mask"]
+        self._mask = ~layout.constants["stackref_tag_mask"]
         self.span = self._struct.size
 
-    def parse(self, address: int, raw: bytes) -> _RawFrame:
+    def parse(self, address: int, raw: bytes) -> RawFrame:
         """The fields of the frame that was read at ``address``."""
         values = self._struct.unpack(raw)
         code, instruction, previous, namespace, owner = [values[at] for at in self._places]
-        return _RawFrame(address, raw, code & self._mask, instruction, previous, namespace, owner)
+        return RawFrame(address, raw, code & self._mask, instruction, previous, namespace, owner)
 
 
 class FrameReader:
@@ -141,18 +133,16 @@ class FrameReader:
 
     def __init__(self, memory: MemoryReader, layout: Layout, objects: ObjectReader) -> None:
         self._memory = memory
-        self._objects = objects
         self._layout = layout
         self._parser = _Parser(layout)
         self._foreign = layout.constants["first_foreign_owner"]
         self._last_owner = layout.constants["last_owner"]
-        self._code_span = layout["PyCodeObject.co_code_adaptive"]
-        self._codes: dict[int, _Code] = {}
-        pointers = ("co_filename", "co_name", "co_qualname", "co_linetable")
-        starts = [layout[f"PyCodeObject.{name}"] for name in pointers]
-        starts += [layout["PyObject.ob_type"], layout["PyVarObject.ob_size"]]
-        line = layout["PyCodeObject.co_firstlineno"]
-        self._constant = [(at, at + _WORD) for at in starts] + [(line, line + 4)]
+        self.codes = CodeReader(memory, layout, objects)
+
+    def glance(self, states: Iterable[ThreadState], limit: int) -> dict[int, Stack]:
+        """What ``stacks`` gives, read once: whoever draws conclusions reads ``evidence`` again."""
+        read = self._read(list(states), limit, again=False)
+        return {chain.state.address: stack for chain, stack in read if stack is not None}
 
     def stacks(self, states: Iterable[ThreadState], limit: int) -> dict[int, Stack]:
         """The stacks of some threads, keyed by thread state address.
@@ -176,7 +166,9 @@ class FrameReader:
                 break
         return found
 
-    def _read(self, states: list[ThreadState], limit: int) -> list[tuple[_Chain, Stack | None]]:
+    def _read(
+        self, states: list[ThreadState], limit: int, again: bool = True
+    ) -> list[tuple[_Chain, Stack | None]]:
         """One attempt at all those stacks; None for a thread that has gone."""
         limit = min(limit, MAX_DEPTH)
         chains = [_Chain(state, next=state.address, room=limit) for state in states]
@@ -185,13 +177,20 @@ class FrameReader:
         self._descend(live, limit + _FOREIGN_FRAMES)
         codes = self._look_up(live)
         frames = {chain.state.address: self._resolve(chain, codes, limit) for chain in live}
-        self._verify(live)
+        if again:
+            self._verify(live)
         return [
             (
                 chain,
                 None
                 if chain.gone
-                else Stack(frames[chain.state.address], chain.broken, chain.truncated),
+                else Stack(
+                    frames=tuple([call.frame for call in frames[chain.state.address]]),
+                    torn=chain.broken,
+                    truncated=chain.truncated,
+                    calls=tuple(frames[chain.state.address]),
+                    evidence=chain.read(),
+                ),
             )
             for chain in chains
         ]
@@ -236,70 +235,18 @@ class FrameReader:
         if chain.room < 0:  # one more than wanted has been seen: there are more
             chain.next = 0
 
-    def _look_up(self, chains: list[_Chain]) -> Mapping[int, _Code]:
+    def _look_up(self, chains: list[_Chain]) -> dict[int, Code]:
         """The code objects of all frames, by address; those that are none are left out."""
         first_use: dict[int, int] = {}
         for chain in chains:
             for frame in chain.frames:
                 if frame.owner < self._foreign:
                     first_use.setdefault(frame.code, frame.namespace)
-        raws = self._memory.read_many([(at, self._code_span) for at in first_use])
-        found = {}
-        for (address, namespace), raw in zip(first_use.items(), raws, strict=True):
-            if raw is None:
-                continue
-            try:
-                found[address] = self._code_at(address, raw, namespace)
-            except MemoryReadError:
-                continue  # the frame that names it is torn
-        return found
+        return self.codes.look_up(first_use)
 
-    def _code_at(self, address: int, raw: bytes, namespace: int) -> _Code:
-        """The code object at ``address``, whose header is ``raw``; remembered while unchanged."""
-        check = self._check_value(raw)
-        known = self._codes.get(address)
-        if known is not None and known.check == check:
-            return known
-        layout, objects = self._layout, self._objects
-        kind = objects.type_info(_word(raw, layout["PyObject.ob_type"]))
-        units = _word(raw, layout["PyVarObject.ob_size"])
-        if kind.name != "code" or not kind.static or not 0 < units < 1 << 24:
-            raise ImplausibleMemory(f"no code object at {address:#x}")
-        at_line = layout["PyCodeObject.co_firstlineno"]
-        at_traceable = layout["PyCodeObject._co_firsttraceable"]
-        start = address + layout["PyCodeObject.co_code_adaptive"]
-        code = _Code(
-            check=check,
-            name=objects.text(_word(raw, layout["PyCodeObject.co_qualname"])),
-            file=objects.text(_word(raw, layout["PyCodeObject.co_filename"])),
-            first_line=int.from_bytes(raw[at_line : at_line + 4], "little", signed=True),
-            line_table=objects.byte_string(_word(raw, layout["PyCodeObject.co_linetable"])),
-            start=start,
-            end=start + units * CODE_UNIT,
-            first_traceable=CODE_UNIT
-            * int.from_bytes(raw[at_traceable : at_traceable + 4], "little", signed=True),
-            module=self._module_name(namespace),
-        )
-        if len(self._codes) >= _MAX_CODES:
-            self._codes.clear()
-        self._codes[address] = code
-        return code
-
-    def _check_value(self, raw: bytes) -> bytes:
-        """The parts of a code object that never change: reused memory differs in them."""
-        return b"".join([raw[at:end] for at, end in self._constant])
-
-    def _module_name(self, namespace: int) -> str | None:
-        """``__name__`` of a frame's globals."""
-        try:
-            (name,) = self._objects.lookup(namespace, ("__name__",), _GLOBALS_SLOTS)
-            return self._objects.text(name) if name else None
-        except MemoryReadError:
-            return None
-
-    def _resolve(self, chain: _Chain, codes: Mapping[int, _Code], limit: int) -> tuple[Frame, ...]:
+    def _resolve(self, chain: _Chain, codes: Mapping[int, Code], limit: int) -> list[Call]:
         """Named frames of a chain; it is marked broken where a frame makes no sense."""
-        frames: list[Frame] = []
+        frames: list[Call] = []
         for raw in chain.frames:
             if raw.owner >= self._foreign:
                 continue
@@ -313,14 +260,12 @@ class FrameReader:
                 break
             if raw.owner != _OWNED_BY_GENERATOR and offset < code.first_traceable:
                 continue  # not begun yet: no traceback shows it either
-            frames.append(code.frame(offset))
-        return tuple(frames)
+            frames.append(Call(code.frame(offset), raw, code, offset))
+        return frames
 
     def _verify(self, chains: list[_Chain]) -> None:
         """Read everything again; a chain that differs is marked broken."""
-        read = [
-            chain.heads + [(frame.address, frame.raw) for frame in chain.frames] for chain in chains
-        ]
+        read = [chain.read() for chain in chains]
         answers = iter(
             self._memory.read_many([(at, len(raw)) for parts in read for at, raw in parts])
         )

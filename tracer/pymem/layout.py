@@ -18,6 +18,7 @@ from functools import lru_cache
 from importlib import resources
 from importlib.resources.abc import Traversable
 from types import MappingProxyType
+from typing import Any
 
 from probes.errors import ImplausibleMemory, InternalError, UnsupportedPython
 from tracer.pymem.memory import MemoryReader
@@ -27,6 +28,9 @@ COOKIE = b"xdebugpy"
 
 MAX_OFFSET = 1 << 24
 """No structure of CPython is longer: a larger offset or size is garbage."""
+
+MAX_OBJECT = 4096
+"""No lock object is longer, in bytes."""
 
 _HEADER = struct.Struct("<8sQQ")  # cookie, PY_VERSION_HEX, free_threaded
 
@@ -54,11 +58,25 @@ _STRATEGIES: Mapping[str, Mapping[str, tuple[str, ...]]] = MappingProxyType(
                 "PyDictValues.capacity",
             ),
         },
+        "with_exit": {"bound_method": (), "function_and_self": ()},
+        "parking": {
+            "none": (),
+            "parking_lot": ("wait_entry.addr", "wait_entry.sema", "wait_entry.node"),
+        },
     }
 )
 """Every strategy, its choices, and the offsets that a choice needs."""
 
-_CONSTANTS = frozenset({"executable_tag_mask", "first_foreign_owner", "last_owner"})
+_CONSTANTS = frozenset(
+    {
+        "stackref_tag_mask",
+        "first_foreign_owner",
+        "last_owner",
+        "op_push_exc_info",
+        "op_with_except_start",
+        "op_instrumented_line",
+    }
+)
 
 _REQUIRED = (
     "_PyRuntimeState.interpreters.head",
@@ -75,9 +93,18 @@ _REQUIRED = (
     "_gil_runtime_state.last_holder",
     "_gil_runtime_state.locked",
     "_gil_runtime_state.cond",
+    "_gil_runtime_state.mutex",
     "_PyInterpreterFrame.previous",
     "_PyInterpreterFrame.f_globals",
     "_PyInterpreterFrame.owner",
+    "_PyInterpreterFrame.localsplus",
+    "PyCodeObject.co_names",
+    "PyCodeObject.co_exceptiontable",
+    "PyCodeObject.co_argcount",
+    "PyCodeObject.co_stacksize",
+    "PyCodeObject.co_nlocalsplus",
+    "PyCodeObject.co_localsplusnames",
+    "PyCodeObject.co_localspluskinds",
     "PyCodeObject.co_firstlineno",
     "PyCodeObject.co_filename",
     "PyCodeObject.co_name",
@@ -90,6 +117,8 @@ _REQUIRED = (
     "PyTypeObject.tp_basicsize",
     "PyTypeObject.tp_flags",
     "PyTypeObject.tp_dictoffset",
+    "PyTypeObject.tp_mro",
+    "PyTypeObject.tp_dict",
     "PyHeapTypeObject.ht_cached_keys",
     "PyTupleObject.ob_item",
     "PyListObject.ob_item",
@@ -108,6 +137,13 @@ _REQUIRED = (
     "PyCompactUnicodeObject.SIZE",
     "PyUnicodeObject.data",
     "PyModuleObject.md_dict",
+    "PyCFunctionObject.m_ml",
+    "PyCFunctionObject.m_self",
+    "PyMethodObject.im_func",
+    "PyMethodObject.im_self",
+    "PyDescrObject.d_type",
+    "PyDescrObject.d_name",
+    "PyCellObject.ob_ref",
 )
 
 _EITHER = (
@@ -115,6 +151,30 @@ _EITHER = (
     ("_PyInterpreterFrame.instr_ptr", "_PyInterpreterFrame.prev_instr"),
     ("PyInterpreterState.imports.modules", "PyInterpreterState.modules"),
 )
+
+
+_KINDS = frozenset({"Lock", "RLock", "Queue", "Thread"})
+_STATES = frozenset({"semaphore", "mutex", "unknown"})
+
+
+@dataclass(frozen=True, slots=True)
+class LockForm:
+    """A type of C objects that threads wait in, and where it keeps what matters, in bytes.
+
+    A thread waits at ``at`` bytes from the object, or from what the word at ``pointer``
+    points to. ``state`` says how that place tells whether the lock is held. ``owner``
+    and ``count`` are a recursive lock's: the holder's ident, and how often it holds it.
+    """
+
+    type: str
+    found_as: tuple[str, str]
+    kind: str
+    size: int
+    state: str
+    at: int
+    pointer: int | None = None
+    owner: int | None = None
+    count: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +190,7 @@ class Layout:
     constants: Mapping[str, int]
     strategies: Mapping[str, str]
     debug_fields: tuple[tuple[str, str], ...]
+    locks: tuple[LockForm, ...] = ()
 
     def __getitem__(self, name: str) -> int:
         return self.offsets[name]
@@ -166,7 +227,7 @@ def load(version: tuple[int, int]) -> Layout:
 def parse(text: str) -> Layout:
     """A layout from TOML text. Raises InternalError naming what is wrong with it."""
     data = tomllib.loads(text)
-    unknown = set(data) - {"version", "strategy", "constant", "offset", "debug_offsets"}
+    unknown = set(data) - {"version", "strategy", "constant", "offset", "lock", "debug_offsets"}
     if unknown:
         raise InternalError(f"layout: unknown table {min(unknown)!r}")
     offsets = {
@@ -183,9 +244,20 @@ def parse(text: str) -> Layout:
         debug_fields=tuple(
             (name, field) for name, field in data.get("debug_offsets", {}).get("fields", ())
         ),
+        locks=tuple(_lock_form(entry) for entry in data["lock"]),
     )
     _check(layout)
     return layout
+
+
+def _lock_form(entry: Mapping[str, Any]) -> LockForm:
+    module, attribute = entry["found_as"]
+    form = LockForm(**{**entry, "found_as": (module, attribute)})
+    places = [form.size, form.at, form.pointer or 0, form.owner or 0, form.count or 0]
+    known = form.kind in _KINDS and form.state in _STATES
+    if not known or not all(type(one) is int and 0 <= one < MAX_OBJECT for one in places):
+        raise InternalError(f"layout: {form.type} makes no sense")
+    return form
 
 
 def _check(layout: Layout) -> None:

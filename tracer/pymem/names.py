@@ -50,6 +50,11 @@ class NameReader:
             if name is not None and ident == key[1]
         }
 
+    def thread_objects(self, interpreter: int) -> list[int]:
+        """Addresses of an interpreter's Thread objects that are alive by its own account."""
+        self._refresh(interpreter)
+        return [at for (home, _), at in self._thread_objects.items() if home == interpreter]
+
     def name(self, state: ThreadState) -> str | None:
         """One thread's name; looks at ``_active`` again only when its object is not known."""
         key = (state.interpreter, state.ident)

@@ -24,6 +24,7 @@ MAX_TEXT = 4096
 MAX_ENTRIES = 1 << 16
 """Larger dictionaries are refused."""
 MAX_ITEMS = 1 << 16
+MAX_BASES = 256
 
 _HEAPTYPE = 1 << 9  # Py_TPFLAGS_*, Include/object.h
 _LONG, _TUPLE, _BYTES, _UNICODE, _DICT = 1 << 24, 1 << 26, 1 << 27, 1 << 28, 1 << 29
@@ -79,6 +80,13 @@ class ObjectReader:
         """The type of the object at ``address``; types of C code are remembered."""
         return self.type_info(self.pointer(address + self._at_type))
 
+    def is_kind_of(self, kind: int, classes: frozenset[int]) -> int:
+        """Which of ``classes`` (of types) the type at ``kind`` is or inherits from; 0 if none."""
+        if kind in classes:
+            return kind
+        bases = self.items(self.pointer(kind + self._layout["PyTypeObject.tp_mro"]))
+        return next((base for base in bases[:MAX_BASES] if base in classes), 0)
+
     def type_info(self, address: int) -> TypeInfo:
         """The type object at ``address``."""
         known = self._static_types.get(address)
@@ -101,6 +109,13 @@ class ObjectReader:
             self._static_types[address] = info  # never moved or freed while the process lives
         return info
 
+    def c_name(self, address: int) -> str:
+        """The C string that the pointer at ``address`` points to; "" where there is none."""
+        try:
+            return self._c_string(self.pointer(address))
+        except MemoryReadError:
+            return ""
+
     def _c_string(self, address: int) -> str:
         """A short NUL-terminated string; it may stand at the end of a page."""
         for size in (64, 8, 1):
@@ -115,7 +130,7 @@ class ObjectReader:
         if not self.type_info(word(head, self._at_type)).flags & flag:
             raise ImplausibleMemory(f"not a {what}")
 
-    def _heads(self, addresses: Sequence[int]) -> list[bytes | None]:
+    def heads(self, addresses: Sequence[int]) -> list[bytes | None]:
         """The first bytes of many objects; None where there is nothing readable.
 
         Small objects are read whole; one at the very end of a mapping is read short.
@@ -132,7 +147,7 @@ class ObjectReader:
     def _each(self, addresses: Sequence[int], parse: Callable[[int, bytes], T]) -> list[T | None]:
         """``parse`` of many objects, None where one is not what it should be."""
         results: list[T | None] = []
-        for address, head in zip(addresses, self._heads(addresses), strict=True):
+        for address, head in zip(addresses, self.heads(addresses), strict=True):
             try:
                 results.append(None if head is None else parse(address, head))
             except MemoryReadError:
@@ -140,7 +155,7 @@ class ObjectReader:
         return results
 
     def _one(self, address: int, parse: Callable[[int, bytes], T]) -> T:
-        (head,) = self._heads((address,))
+        (head,) = self.heads((address,))
         if head is None:
             raise MemoryFault(address, _SHORT_HEADS[-1])
         return parse(address, head)
@@ -285,7 +300,7 @@ class ObjectReader:
         """For each key which of the wanted names it is, None where it is none of them."""
         encoded = {name.encode(): name for name in wanted}
         names: list[str | None] = []
-        for (key, _), head in zip(pairs, self._heads([key for key, _ in pairs]), strict=True):
+        for (key, _), head in zip(pairs, self.heads([key for key, _ in pairs]), strict=True):
             name = None
             if head is not None:
                 length = word(head, self._length)

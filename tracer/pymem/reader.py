@@ -8,14 +8,15 @@ like one. Otherwise the reader refuses with ``UnsupportedPython``.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 
-from collector.context import Frame
+from collector.context import Blame, Frame, NameFound, Resource
 from probes.errors import (
     ImplausibleMemory,
     MemoryReadError,
+    PermissionDenied,
     TargetError,
     TargetGone,
     UnsupportedPython,
@@ -23,6 +24,8 @@ from probes.errors import (
 from tracer import procfs
 from tracer.pymem.frames import FrameReader, Stack
 from tracer.pymem.layout import Layout, load, merge_debug_offsets
+from tracer.pymem.locks import BlameReader, Wait
+from tracer.pymem.locks.blame import Threads
 from tracer.pymem.memory import MemoryReader, ProcessMemory
 from tracer.pymem.names import NameReader
 from tracer.pymem.objects import ObjectReader
@@ -40,6 +43,7 @@ class _Readers:
     objects: ObjectReader
     frames: FrameReader
     names: NameReader
+    blames: BlameReader
 
 
 class PythonReader:
@@ -69,11 +73,13 @@ class PythonReader:
     def _make(self, layout: Layout) -> _Readers:
         objects = ObjectReader(self._memory, layout)
         runtime = RuntimeReader(self._memory, layout, self.python.runtime_address)
+        frames = FrameReader(self._memory, layout, objects)
         return _Readers(
             runtime=runtime,
             objects=objects,
-            frames=FrameReader(self._memory, layout, objects),
+            frames=frames,
             names=NameReader(self._memory, layout, objects, runtime),
+            blames=BlameReader(self._memory, layout, objects, runtime, frames),
         )
 
     def _unsupported(self, why: str) -> UnsupportedPython:
@@ -188,6 +194,38 @@ class PythonReader:
         return {
             tid: found[state.address] for tid, state in states.items() if state.address in found
         }
+
+    def blame(self, tid: int, kind: str, address: int) -> Blame | None:
+        """What a parked thread waits for, None where that cannot be told.
+
+        ``kind`` and ``address`` are the park's (``probes.kinds``; 0 for an unknown address).
+        """
+        return self.blames({tid: (kind, address)}).get(tid)
+
+    def blames(self, waits: Mapping[int, tuple[str, int]]) -> dict[int, Blame]:
+        """The same of many threads at once, by native id: {tid: (kind, address)}."""
+        states = self.threads()
+        parked = {
+            tid: self._wait(tid, kind, address)
+            for tid, (kind, address) in waits.items()
+            if tid in states
+        }
+        threads = Threads(states, self.name, self._readers.names.thread_objects)
+        return self._readers.blames.blames(parked, threads)
+
+    def find_name(self, resource: Resource) -> NameFound:
+        """Go on looking for the name of an earlier ``Blame``'s resource, some milliseconds."""
+        return self._readers.blames.find_name(resource)
+
+    def _wait(self, tid: int, kind: str, address: int) -> Wait:
+        """A park with what /proc says of it now."""
+        if kind != "lock":
+            return Wait(kind, address)
+        try:
+            futex = procfs.futex_wait(self.target.pid, tid)
+        except PermissionDenied:
+            return Wait(kind, address)
+        return Wait(kind, *futex, told=address)
 
     def gil_ranges(self) -> list[tuple[int, int]]:
         """[lo, hi) of each GIL structure (mutexes and conditions are inside); may grow."""

@@ -47,10 +47,14 @@ class ThreadState:
 
 @dataclass(frozen=True, slots=True)
 class GilState:
-    """A GIL at one moment: whether it is held, and the thread state that took it last."""
+    """A GIL at one moment: whether it is held, and the thread state that took it last.
+
+    ``changing``: its mutex is held, so that the two may not belong together.
+    """
 
     locked: bool
     last_holder: int
+    changing: bool = False
 
 
 def retry(read: Callable[[], T]) -> T:
@@ -177,7 +181,9 @@ class RuntimeReader:
         # sys.setswitchinterval() sets microseconds; -1 is a GIL not made yet.
         if locked not in (-1, 0, 1) or not 0 < interval < 1 << 44 or holder & 7:
             raise ImplausibleMemory(f"no GIL at {gil:#x}")
-        return GilState(locked == 1, holder)
+        at = layout["_gil_runtime_state.mutex"]
+        changing = raw[at : at + 4] != bytes(4)  # pthread_mutex_t.__data.__lock (glibc)
+        return GilState(locked == 1, holder, changing)
 
 
 def _word(raw: bytes, at: int) -> int:

@@ -68,7 +68,7 @@ def test_other_versions_are_refused_not_guessed(version: tuple[int, int]) -> Non
         ("next = 8", f"next = {MAX_OFFSET}", "PyThreadState.next"),
         ('"direct"', '"sideways"', "sideways"),
         ("current_frame = 72", "", "PyThreadState.current_frame"),
-        ("executable_tag_mask = 3", "", "constants"),
+        ("stackref_tag_mask = 3", "", "constants"),
         ("f_executable = 0", "", "f_executable"),
         ("[strategy]", "[surprise]\n[strategy]", "surprise"),
         ("valid = 3", "", "PyDictValues.valid"),

@@ -13,8 +13,10 @@ Sources: Include/internal/pycore_frame.h (3.14 on: pycore_interpframe_structs.h)
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
+from operator import itemgetter
 from typing import NamedTuple
 
 from collector.context import Frame
@@ -40,9 +42,9 @@ class RawFrame(NamedTuple):
     raw: bytes
     code: int
     instruction: int
+    owner: int
     previous: int
     namespace: int
-    owner: int
 
 
 class Call(NamedTuple):
@@ -58,16 +60,59 @@ class Call(NamedTuple):
 class Stack:
     """Frames, innermost first. ``torn``: it kept changing, the frames may not belong together.
 
-    ``truncated``: there are more frames below. ``calls`` are the frames with all that is
-    known of them; ``evidence`` is all that was read, with its addresses: while it is the
-    same, the stack is.
+    ``truncated``: there are more frames below.
     """
 
     frames: tuple[Frame, ...]
     torn: bool
     truncated: bool
-    calls: tuple[Call, ...] = ()
-    evidence: Sequence[tuple[int, bytes]] = ()
+
+
+class Place(NamedTuple):
+    """Where frames stand: at a byte offset of a code. ``begun``: a traceback would show it."""
+
+    frame: Frame
+    code: Code
+    offset: int
+    begun: bool
+
+
+_FOREIGN = Place(Frame(None, "", ""), Code(0, b"", "", "", 0, b"", 0, 0, 0, None), 0, begun=False)
+_Key = tuple[int, int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Glance:
+    """A stack that was read once and not looked up in full: cheap for many threads.
+
+    ``raws`` are its frames, those that are not Python's own among them; ``places`` has
+    those of all threads that were read together, by code, instruction and owner.
+    """
+
+    raws: Sequence[RawFrame]
+    heads: Sequence[tuple[int, bytes]]
+    places: Mapping[_Key, Place | None]
+    torn: bool
+
+    def standing(self) -> Iterator[tuple[RawFrame, Place]]:
+        """Python's own frames that have begun, innermost first, up to one that makes no sense."""
+        for raw in self.raws:
+            place = self.places.get(raw[2:5], _FOREIGN)
+            if place is None:
+                return
+            if place.begun:
+                yield raw, place
+
+    def calls(self, limit: int = MAX_DEPTH) -> tuple[Call, ...]:
+        """The innermost frames in full."""
+        return tuple(
+            Call(place.frame, raw, place.code, place.offset)
+            for raw, place in islice(self.standing(), limit)
+        )
+
+    def evidence(self) -> list[tuple[int, bytes]]:
+        """All that was read, with its addresses: while it is the same, the stack is."""
+        return [*self.heads, *[(raw.address, raw.raw) for raw in self.raws]]
 
 
 @dataclass(slots=True)
@@ -106,9 +151,9 @@ class _Parser:
             "instruction": either(
                 "_PyInterpreterFrame.instr_ptr", "_PyInterpreterFrame.prev_instr"
             ),
+            "owner": layout["_PyInterpreterFrame.owner"],
             "previous": layout["_PyInterpreterFrame.previous"],
             "namespace": layout["_PyInterpreterFrame.f_globals"],
-            "owner": layout["_PyInterpreterFrame.owner"],
         }
         form, end, order = "<", 0, sorted(fields, key=fields.__getitem__)
         for name in order:
@@ -117,15 +162,15 @@ class _Parser:
             form += f"{fields[name] - end}x" + ("B" if name == "owner" else "Q")
             end = fields[name] + (1 if name == "owner" else _WORD)
         self._struct = struct.Struct(form)
-        self._places = [order.index(name) for name in fields]
+        self._in_order = itemgetter(*[order.index(name) for name in fields])
         self._mask = ~layout.constants["stackref_tag_mask"]
         self.span = self._struct.size
 
     def parse(self, address: int, raw: bytes) -> RawFrame:
         """The fields of the frame that was read at ``address``."""
-        values = self._struct.unpack(raw)
-        code, instruction, previous, namespace, owner = [values[at] for at in self._places]
-        return RawFrame(address, raw, code & self._mask, instruction, previous, namespace, owner)
+        code, *others = self._in_order(self._struct.unpack(raw))
+        # A stack of many threads has thousands of them: a tuple's own constructor is faster.
+        return tuple.__new__(RawFrame, (address, raw, code & self._mask, *others))
 
 
 class FrameReader:
@@ -139,10 +184,15 @@ class FrameReader:
         self._last_owner = layout.constants["last_owner"]
         self.codes = CodeReader(memory, layout, objects)
 
-    def glance(self, states: Iterable[ThreadState], limit: int) -> dict[int, Stack]:
-        """What ``stacks`` gives, read once: whoever draws conclusions reads ``evidence`` again."""
-        read = self._read(list(states), limit, again=False)
-        return {chain.state.address: stack for chain, stack in read if stack is not None}
+    def glance(self, states: Iterable[ThreadState], limit: int) -> dict[int, Glance]:
+        """What ``stacks`` begins with, by thread state address: read once, not verified."""
+        chains = self._chains(list(states), limit)
+        places = self._look_up(chains)
+        return {
+            chain.state.address: Glance(chain.frames, chain.heads, places, chain.broken)
+            for chain in chains
+            if not chain.gone
+        }
 
     def stacks(self, states: Iterable[ThreadState], limit: int) -> dict[int, Stack]:
         """The stacks of some threads, keyed by thread state address.
@@ -166,34 +216,29 @@ class FrameReader:
                 break
         return found
 
-    def _read(
-        self, states: list[ThreadState], limit: int, again: bool = True
-    ) -> list[tuple[_Chain, Stack | None]]:
+    def _read(self, states: list[ThreadState], limit: int) -> list[tuple[_Chain, Stack | None]]:
         """One attempt at all those stacks; None for a thread that has gone."""
         limit = min(limit, MAX_DEPTH)
-        chains = [_Chain(state, next=state.address, room=limit) for state in states]
-        self._find_tops(chains)
+        chains = self._chains(states, limit)
+        places = self._look_up(chains)
         live = [chain for chain in chains if not chain.gone]
-        self._descend(live, limit + _FOREIGN_FRAMES)
-        codes = self._look_up(live)
-        frames = {chain.state.address: self._resolve(chain, codes, limit) for chain in live}
-        if again:
-            self._verify(live)
+        frames = {chain.state.address: self._resolve(chain, places, limit) for chain in live}
+        self._verify(live)
         return [
             (
                 chain,
                 None
                 if chain.gone
-                else Stack(
-                    frames=tuple([call.frame for call in frames[chain.state.address]]),
-                    torn=chain.broken,
-                    truncated=chain.truncated,
-                    calls=tuple(frames[chain.state.address]),
-                    evidence=chain.read(),
-                ),
+                else Stack(frames[chain.state.address], chain.broken, chain.truncated),
             )
             for chain in chains
         ]
+
+    def _chains(self, states: list[ThreadState], limit: int) -> list[_Chain]:
+        chains = [_Chain(state, next=state.address, room=limit) for state in states]
+        self._find_tops(chains)
+        self._descend([chain for chain in chains if not chain.gone], limit + _FOREIGN_FRAMES)
+        return chains
 
     def _find_tops(self, chains: list[_Chain]) -> None:
         """Where each stack begins: one pointer, or two where a _PyCFrame is between."""
@@ -235,33 +280,44 @@ class FrameReader:
         if chain.room < 0:  # one more than wanted has been seen: there are more
             chain.next = 0
 
-    def _look_up(self, chains: list[_Chain]) -> dict[int, Code]:
-        """The code objects of all frames, by address; those that are none are left out."""
+    def _look_up(self, chains: list[_Chain]) -> dict[_Key, Place | None]:
+        """Where Python's own frames stand, by code, instruction and owner; None: in no code."""
+        pairs: dict[_Key, RawFrame] = {}
         first_use: dict[int, int] = {}
         for chain in chains:
             for frame in chain.frames:
-                if frame.owner < self._foreign:
+                if frame.owner < self._foreign and frame[2:5] not in pairs:
+                    pairs[frame[2:5]] = frame
                     first_use.setdefault(frame.code, frame.namespace)
-        return self.codes.look_up(first_use)
+        codes = self.codes.look_up(first_use)
+        return {pair: self._place(frame, codes.get(frame.code)) for pair, frame in pairs.items()}
 
-    def _resolve(self, chain: _Chain, codes: Mapping[int, Code], limit: int) -> list[Call]:
+    def _place(self, frame: RawFrame, code: Code | None) -> Place | None:
+        offset = 0 if code is None else frame.instruction - code.start
+        if code is None or not -CODE_UNIT <= offset < code.end - code.start:
+            return None
+        # One that has not begun is shown by no traceback; a generator's frame always has.
+        begun = frame.owner == _OWNED_BY_GENERATOR or offset >= code.first_traceable
+        return Place(code.frame(offset), code, offset, begun)
+
+    def _resolve(
+        self, chain: _Chain, places: Mapping[_Key, Place | None], limit: int
+    ) -> tuple[Frame, ...]:
         """Named frames of a chain; it is marked broken where a frame makes no sense."""
-        frames: list[Call] = []
+        frames: list[Frame] = []
         for raw in chain.frames:
             if raw.owner >= self._foreign:
                 continue
             if len(frames) == limit:
                 chain.truncated = True
                 break
-            code = codes.get(raw.code)
-            offset = 0 if code is None else raw.instruction - code.start
-            if code is None or not -CODE_UNIT <= offset < code.end - code.start:
+            place = places[raw[2:5]]
+            if place is None:
                 chain.broken = True
                 break
-            if raw.owner != _OWNED_BY_GENERATOR and offset < code.first_traceable:
-                continue  # not begun yet: no traceback shows it either
-            frames.append(Call(code.frame(offset), raw, code, offset))
-        return frames
+            if place.begun:
+                frames.append(place.frame)
+        return tuple(frames)
 
     def _verify(self, chains: list[_Chain]) -> None:
         """Read everything again; a chain that differs is marked broken."""

@@ -111,7 +111,10 @@ class ProcessMemory:
         """Append some more answers with one call, at least one."""
         at, total = len(answers), 0
         table: list[tuple[int, int]] = []
-        for address, size in requests[at : at + _IOV_MAX]:
+        some = requests[at : at + _IOV_MAX]
+        if self._uniform(some, answers):
+            return
+        for address, size in some:
             if not (0 < size <= len(self._buffer) - total and 0 < address <= _ADDRESS_END - size):
                 break
             table.append((address, size))
@@ -129,6 +132,24 @@ class ProcessMemory:
                 return
             answers.append(data[start:end])
             start = end
+
+    def _uniform(self, some: Sequence[tuple[int, int]], answers: list[bytes | None]) -> bool:
+        """The same for requests of one size that fit at once, which are most; False for others."""
+        addresses, sizes = zip(*some, strict=True)
+        size, count = sizes[0], len(sizes)
+        if sizes.count(size) != count or not 0 < size * count <= len(self._buffer):
+            return False
+        if min(addresses) <= 0 or max(addresses) > _ADDRESS_END - size:
+            return False
+        table = np.empty((count, 2), dtype=np.uint64)
+        table[:, 0], table[:, 1] = addresses, size
+        got = self._scatter(table, self._buffer_at, size * count)
+        whole = got - got % size
+        data = bytes(memoryview(self._buffer)[:whole])
+        answers += [data[start : start + size] for start in range(0, whole, size)]
+        if whole < size * count:
+            answers.append(None)  # the kernel stops at the first that it cannot read
+        return True
 
     def _read_or_none(self, address: int, size: int) -> bytes | None:
         try:

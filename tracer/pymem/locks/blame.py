@@ -15,7 +15,7 @@ from typing import NamedTuple
 from collector.context import Blame, Frame, NameFound, Party, Resource
 from probes.errors import MemoryReadError
 from tracer.pymem.attributes import AttributeReader
-from tracer.pymem.frames import FrameReader, Stack
+from tracer.pymem.frames import FrameReader, Glance
 from tracer.pymem.layout import Layout
 from tracer.pymem.locks.holders import Claim, HolderReader
 from tracer.pymem.locks.kinds import Kinds, LockState
@@ -161,7 +161,7 @@ class BlameReader:
         return self._named(self._confirmed(found, blames), stacks, threads)
 
     def _named(
-        self, blames: Mapping[int, Blame], stacks: Mapping[int, Stack], threads: Threads
+        self, blames: Mapping[int, Blame], stacks: Mapping[int, Glance], threads: Threads
     ) -> dict[int, Blame]:
         """The same with names, as far as they are found in the time of one slice of a search."""
         end_ns = self._now_ns() + SLICE_NS
@@ -186,25 +186,26 @@ class BlameReader:
             return NameFound(resource.name, done=True)
         return self._names.resume(resource.address)
 
-    def _glance(self, tids: Iterable[int], threads: Threads) -> dict[int, Stack]:
+    def _glance(self, tids: Iterable[int], threads: Threads) -> dict[int, Glance]:
         states = [threads.states[tid] for tid in tids]
         stacks = self._frames.glance(states, DEPTH)
         by_address = {threads.states[tid].address: tid for tid in tids}
         return {by_address[address]: stack for address, stack in stacks.items() if not stack.torn}
 
     def _claims(
-        self, found: Iterable[Found], stacks: Mapping[int, Stack], threads: Threads
+        self, found: Iterable[Found], stacks: Mapping[int, Glance], threads: Threads
     ) -> list[Claim]:
         """Who stands in a ``with`` body of something that is waited for, seen twice."""
         wanted = {one.address for one in found} | {one.lock.address for one in found if one.lock}
         if not any(one.type in ("Lock", "Semaphore") for one in found):
             return []
         others = self._glance(threads.states.keys() - stacks.keys(), threads)
-        first = self._holders.claims({**stacks, **others})
-        first = [one for one in first if one.lock in wanted or one.manager in wanted]
+        first = self._holders.claims({**stacks, **others}, frozenset(wanted))
         again = self._glance({one.thread for one in first}, threads)
-        second = {(one.thread, one.place): one for one in self._holders.claims(again)}
-        return [one for claim in first if (one := second.get((claim.thread, claim.place)))]
+        claims = self._holders.claims(again, frozenset(wanted))
+        second = {(one.thread, one.place): one for one in claims}
+        pairs = [(one, second.get((one.thread, one.place))) for one in first]
+        return [one if one.lost else two for one, two in pairs if two is not None]
 
     def _blame(
         self, tid: int, found: Found, wait: Wait, claims: list[Claim], threads: Threads
@@ -265,7 +266,7 @@ class BlameReader:
         for tid, stack in self._glance(threads.states, threads).items():
             works = [
                 call
-                for call in stack.calls
+                for call in stack.calls()
                 if call.frame.module == "concurrent.futures.thread"
                 and call.frame.function == "_WorkItem.run"
             ]
@@ -278,9 +279,9 @@ class BlameReader:
                     return replace(blame, holder=self._party(tid, threads, "runs its task"))
         return blame
 
-    def _joined(self, found: Found, stack: Stack, threads: Threads) -> Found:
+    def _joined(self, found: Found, stack: Glance, threads: Threads) -> Found:
         """A lock of the interpreter's own that stands for a thread's end, as that thread."""
-        innermost = stack.calls[0].frame
+        innermost = stack.calls(1)[0].frame
         if found.type not in ("Lock", "lock") or innermost.function != "_shutdown":
             return found
         for state in {one.interpreter for one in threads.states.values()}:

@@ -13,10 +13,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from probes.errors import MemoryReadError
 from tracer.pymem.codes import CodeReader
-from tracer.pymem.frames import Call, Stack
+from tracer.pymem.frames import Call, Glance, Place
 from tracer.pymem.layout import Layout
 from tracer.pymem.locks.kinds import Kinds
 from tracer.pymem.locks.slots import SlotReader, Slots
@@ -48,6 +49,17 @@ class Claim:
     lost: str = ""
 
 
+class _Exit(NamedTuple):
+    """A place on a value stack where a manager's ``__exit__`` must be, and what is there."""
+
+    thread: int
+    level: int
+    slots: Slots
+    depth: int
+    low: int
+    high: int
+
+
 class HolderReader:
     """``with`` bodies that threads stand in. Raises nothing for what cannot be read."""
 
@@ -68,28 +80,43 @@ class HolderReader:
         self._waits = waits
         self._bound = layout.strategies["with_exit"] == "bound_method"
 
-    def claims(self, stacks: Mapping[int, Stack]) -> list[Claim]:
-        """All bodies that these threads (by any key) stand in, innermost first per thread."""
-        calls: list[tuple[int, int, Call, tuple[int, ...]]] = []
-        for thread, stack in stacks.items():
-            for level, call in enumerate(stack.calls):
-                depths = self._bodies(call)
-                if depths:
-                    calls.append((thread, level, call, depths))
-        found = self._slots.read([call for _, _, call, _ in calls])
-        exits: list[tuple[int, int, Slots, int, int, int]] = []
-        for (thread, level, _, depths), slots in zip(calls, found, strict=True):
-            if slots is None:
-                continue
-            for depth in depths:
-                low, high = slots.stack(depth - 2), slots.stack(depth - 1)
-                exits.append((thread, level, slots, depth, low, high))
-        managers = self._managers([(low, high) for *_, low, high in exits])
-        return self._made(stacks, exits, managers)
+    def claims(self, stacks: Mapping[int, Glance], wanted: frozenset[int]) -> list[Claim]:
+        """The bodies of any ``wanted`` lock or manager that these threads (by any key) stand in.
 
-    def _bodies(self, call: Call) -> tuple[int, ...]:
+        Innermost first per thread.
+        """
+        bodies = self._all_bodies(stacks)
+        found = self._slots.read([call for _, _, call, _ in bodies])
+        exits = [
+            _Exit(thread, level, slots, depth, slots.stack(depth - 2), slots.stack(depth - 1))
+            for (thread, level, _, depths), slots in zip(bodies, found, strict=True)
+            if slots is not None
+            for depth in depths
+        ]
+        managers = self._managers([(one.low, one.high) for one in exits])
+        locks = self._locks_of(managers)
+        return [
+            self._claim(stacks[one.thread], one, manager, locks.get(manager, 0))
+            for one, manager in zip(exits, managers, strict=True)
+            if manager in wanted or locks.get(manager, 0) in wanted
+        ]
+
+    def _all_bodies(
+        self, stacks: Mapping[int, Glance]
+    ) -> list[tuple[int, int, Call, tuple[int, ...]]]:
+        """Frames that stand in bodies: thread, level of the frame, the frame, the depths."""
+        found = []
+        for thread, stack in stacks.items():
+            for level, (raw, place) in enumerate(stack.standing()):
+                depths = self._bodies(place)
+                if depths:
+                    call = Call(place.frame, raw, place.code, place.offset)
+                    found.append((thread, level, call, depths))
+        return found
+
+    def _bodies(self, place: Place) -> tuple[int, ...]:
         try:
-            return self._codes.bodies(call.code, call.offset)
+            return self._codes.bodies(place.code, place.offset)
         except MemoryReadError:
             return ()
 
@@ -149,32 +176,22 @@ class HolderReader:
             return ""
         return info.name if info.static else ""
 
-    def _made(
-        self,
-        stacks: Mapping[int, Stack],
-        exits: list[tuple[int, int, Slots, int, int, int]],
-        managers: list[int],
-    ) -> list[Claim]:
-        locks = self._kinds.locks(managers)
-        claims = []
-        for (thread, level, slots, depth, low, high), manager in zip(exits, managers, strict=True):
-            if not manager:
-                continue
-            lock = manager if manager in locks else self._lock_of(manager)
-            inner = stacks[thread].calls[: level + 1]
-            place = (slots.address, slots.call.code.address, depth, low, high, manager, lock)
-            lost = self._lost(inner, lock) if lock else ""
-            claims.append(Claim(thread, manager, lock, level, place, lost))
-        return claims
+    def _claim(self, stack: Glance, one: _Exit, manager: int, lock: int) -> Claim:
+        slots = one.slots
+        code = slots.call.code.address
+        place = (slots.address, code, one.depth, one.low, one.high, manager, lock)
+        lost = self._lost(stack.calls(one.level + 1), lock) if lock else ""
+        return Claim(one.thread, manager, lock, one.level, place, lost)
 
-    def _lock_of(self, manager: int) -> int:
-        """The lock that a Condition's ``__exit__`` lets go of; 0 for any other object."""
-        try:
-            if self._kinds.class_of(manager) != ("threading", "Condition"):
-                return 0
-        except MemoryReadError:
-            return 0
-        return self._waits.condition_lock(manager)
+    def _locks_of(self, managers: Iterable[int]) -> dict[int, int]:
+        """The lock that each manager's ``__exit__`` lets go of; without those of other kinds.
+
+        A lock is its own manager, a Condition has one.
+        """
+        every = sorted(set(managers) - {0})
+        locks = dict.fromkeys(self._kinds.locks(every))
+        conditions = self._kinds.instances(every, ("threading", "Condition"))
+        return {**{at: at for at in locks}, **self._waits.condition_locks(conditions)}
 
     def _lost(self, inner: Iterable[Call], lock: int) -> str:
         """Why a thread inside of the body may not have the lock now; "" if it has."""
@@ -186,7 +203,8 @@ class HolderReader:
             elif module not in _LIBRARY and self._releases(call):
                 return "inside `with`, in code that may have released it"
         for slots in self._slots.read(waits):
-            if slots is None or self._waits.condition_lock(self._slots.first(slots)) in (0, lock):
+            condition = self._slots.first(slots)
+            if self._waits.condition_locks([condition]).get(condition, 0) in (0, lock):
                 return "inside `with`, waiting for a condition that lets go of it"
         return ""
 

@@ -114,6 +114,20 @@ class Kinds:
         kind = self._objects.pointer(address + self._at_type)
         return self._classes.get(self._objects.is_kind_of(kind, frozenset(self._classes)))
 
+    def instances(self, addresses: Sequence[int], wanted: tuple[str, str]) -> list[int]:
+        """Those objects that are instances of one of ``CLASSES``."""
+        raws = self._memory.read_many([(at + self._at_type, _WORD) for at in addresses])
+        types = [word(raw or b"", 0) for raw in raws]
+        fits = {kind: self._is_class(kind, wanted) for kind in set(types)}
+        return [at for at, kind in zip(addresses, types, strict=True) if fits[kind]]
+
+    def _is_class(self, kind: int, wanted: tuple[str, str]) -> bool:
+        try:
+            found = self._objects.is_kind_of(kind, frozenset(self._classes))
+        except MemoryReadError:
+            return False
+        return self._classes.get(found) == wanted
+
     def forms(self) -> Mapping[int, LockForm]:
         """The lock types, by address."""
         return self._forms

@@ -13,11 +13,12 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
+from operator import itemgetter
 from typing import TypeVar
 
 from collector.context import NameFound
 from probes.errors import MemoryReadError
-from tracer.pymem.frames import Stack
+from tracer.pymem.frames import Glance
 from tracer.pymem.graph import Contents, GraphReader
 from tracer.pymem.layout import Layout
 from tracer.pymem.locks.slots import SlotReader, Slots
@@ -31,6 +32,7 @@ MAX_VISITED = 20_000
 SLICE_NS = 3_000_000
 """How long one slice of a search lasts, about."""
 _BATCH = 256
+_BESIDE = 8  # modules that the frames' modules refer to, which count as near
 _DEEP = 2
 _MAX_KNOWN = 1024
 _MAX_OPEN = 64
@@ -105,7 +107,7 @@ class NameSearch:
         del self._known[address]
         return None
 
-    def begin(self, address: int, stacks: Sequence[Stack], interpreter: int) -> None:
+    def begin(self, address: int, stacks: Sequence[Glance], interpreter: int) -> None:
         """Begin a search for an object's name; nothing is read before ``resume``.
 
         ``stacks``: where to look for it, the best first.
@@ -137,16 +139,16 @@ class NameSearch:
         return NameFound(None, done=True)
 
     def _steps(
-        self, target: int, stacks: Sequence[Stack], interpreter: int, visited: list[int]
+        self, target: int, stacks: Sequence[Glance], interpreter: int, visited: list[int]
     ) -> Iterator[_Known | None]:
         """All places in turn; ends after a name, or when there is nothing left to look at."""
         frames = _namespaces(stacks)
         near = list(frames.items())
         yield from self._globals(target, near)
-        every = [one for one in self._modules(interpreter) if one[0] not in frames]
+        every = self._modules(interpreter, near)
         yield from self._globals(target, every)
         own = [one for one in near if one[1] not in LIBRARY]
-        yield from self._deeper(target, self._roots(own), visited)
+        yield from self._deeper(target, self._roots([*own, *every[:_BESIDE]]), visited)
         slots = self._frames(stacks)
         yield from self._deeper(target, self._worked_on(slots), visited)
         yield from self._deeper(target, self._roots(every), visited)
@@ -260,8 +262,8 @@ class NameSearch:
         except (MemoryReadError, IndexError):
             return None
 
-    def _modules(self, interpreter: int) -> list[tuple[int, str]]:
-        """Namespace and name of every module."""
+    def _modules(self, interpreter: int, near: Sequence[tuple[int, str]]) -> list[tuple[int, str]]:
+        """Namespace and name of all other modules, those first that the near ones refer to."""
         try:
             (table,) = self._graph.dicts([self._runtime.modules(interpreter)])
         except MemoryReadError:
@@ -271,16 +273,24 @@ class NameSearch:
         at = self._layout["PyModuleObject.md_dict"]
         names = self._objects.texts(table.keys)
         spaces = self._memory.read_many([(module + at, _WORD) for module in table.values])
-        return [
-            (word(space, 0), name)
-            for space, name in zip(spaces, names, strict=True)
-            if space is not None and name
+        beside = {
+            value
+            for one in self._graph.dicts([at for at, _ in near])
+            if one
+            for value in one.values
+        }
+        passed = {at for at, _ in near}
+        found = [
+            (module not in beside, word(space, 0), name)
+            for module, space, name in zip(table.values, spaces, names, strict=True)
+            if space is not None and name and word(space, 0) not in passed
         ]
+        return [(at, name) for _, at, name in sorted(found, key=itemgetter(0))]
 
-    def _frames(self, stacks: Sequence[Stack]) -> list[Slots]:
+    def _frames(self, stacks: Sequence[Glance]) -> list[Slots]:
         """Slots of the frames of code that is not the library's, the best first."""
         calls = (
-            call for stack in stacks for call in stack.calls if call.frame.module not in LIBRARY
+            call for stack in stacks for call in stack.calls() if call.frame.module not in LIBRARY
         )
         return [one for one in self._slots.read(islice(calls, _MAX_FRAMES)) if one is not None]
 
@@ -343,13 +353,13 @@ def _step_of(contents: Contents, index: int) -> str:
     return f"{'' if contents.attributes else '='}{contents.keys[index]}"
 
 
-def _namespaces(stacks: Sequence[Stack]) -> dict[int, str]:
+def _namespaces(stacks: Sequence[Glance]) -> dict[int, str]:
     """Namespace and name of the modules of all frames, in the order of the stacks."""
     found: dict[int, str] = {}
     for stack in stacks:
-        for call in stack.calls:
-            if call.frame.module is not None:
-                found.setdefault(call.raw.namespace, call.frame.module)
+        for raw, place in stack.standing():
+            if place.frame.module is not None:
+                found.setdefault(raw.namespace, place.frame.module)
     return found
 
 

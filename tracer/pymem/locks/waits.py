@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 
 from probes.errors import MemoryReadError
 from tracer.pymem.attributes import AttributeReader
-from tracer.pymem.frames import Call, Stack
+from tracer.pymem.frames import Call, Glance
 from tracer.pymem.layout import Layout
 from tracer.pymem.locks.kinds import Kinds, LockState
 from tracer.pymem.locks.slots import SlotReader, Slots, every_word
@@ -89,7 +89,7 @@ class WaitReader:
         self._attributes = attributes
         self._slots = slots
 
-    def find(self, waits: Mapping[int, tuple[Stack, int, int]]) -> dict[int, Found]:
+    def find(self, waits: Mapping[int, tuple[Glance, int, int]]) -> dict[int, Found]:
         """What each thread waits on, by its key; left out where that cannot be told.
 
         ``waits``: a thread's stack, the address that the kernel says it waits at, and the
@@ -127,15 +127,15 @@ class WaitReader:
             if raw and back and word(back, 0) == address + node and word(raw, 0)
         }
 
-    def _find(self, stack: Stack, address: int, given: int) -> Found | None:
-        calls = stack.calls[:_DEEPEST]
+    def _find(self, stack: Glance, address: int, given: int) -> Found | None:
+        calls = stack.calls(_DEEPEST)
         if not calls or not address:
             return None
         frames = self._slots.read(calls[:1] + _library(calls[1:]))
         lock = self._waited_on(frames[0], address)
         if lock is None:
-            return Found("lock", given, None, tuple(stack.evidence))
-        evidence = [*stack.evidence, *[(one.address, one.raw) for one in frames if one]]
+            return Found("lock", given, None, tuple(stack.evidence()))
+        evidence = [*stack.evidence(), *[(one.address, one.raw) for one in frames if one]]
         found = Found(lock.kind, lock.address, lock, tuple(evidence))
         return self._outermost(found, frames)
 
@@ -200,12 +200,10 @@ class WaitReader:
             pass
         return found
 
-    def condition_lock(self, condition: int) -> int:
-        """Address of a condition's own lock; 0 where it cannot be read."""
-        try:
-            return self._attributes.of(condition, ("_lock",))[0]
-        except MemoryReadError:
-            return 0
+    def condition_locks(self, conditions: Sequence[int]) -> dict[int, int]:
+        """Conditions' own locks; without those that cannot be read."""
+        found = self._attributes.of_many(conditions, ("_lock",))
+        return {at: one[0] for at, one in zip(conditions, found, strict=True) if one and one[0]}
 
 
 def _library(calls: Sequence[Call]) -> tuple[Call, ...]:

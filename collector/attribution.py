@@ -67,10 +67,13 @@ class Attributor:
         self._said: dict[int, Event] = {}
         self._unnamed: dict[int, tuple[Park, Resource]] = {}
 
-    def look(self, park: Park) -> Sight:
-        """Read the thread of a park that has just crossed the threshold."""
-        context = self.context.describe(park.pid, park.tid, park.start_ns, park.parked)
-        return Sight(park, context)
+    def look(self, park: Park, blame: Blame | None) -> Sight:
+        """Read the thread of a park that has just crossed the threshold.
+
+        ``blame`` has been read before: what is true of the later reading is true of it.
+        """
+        context = self.context.describe(park.pid, park.tid, park.start_ns)
+        return Sight(park, context if blame is None else replace(context, blame=blame))
 
     def long_event(
         self, sight: Sight, now_ns: int, outlasted: bool, chain: Sequence[Link] = ()

@@ -51,10 +51,6 @@ class Blames:
         """Time has passed: what was read may no longer hold."""
         self._known.clear()
 
-    def learn(self, park: Park, blame: Blame | None) -> None:
-        """Keep what has been read with the park's stack."""
-        self._known[park] = blame
-
     def of(self, park: Park) -> Blame | None:
         """What one park is for; None where that could not be read."""
         if park not in self._known:
@@ -62,15 +58,16 @@ class Blames:
         return self._known[park]
 
     def read(self, parks: Iterable[Park]) -> None:
-        """Read what many parks of one process are for, in one go."""
-        missing = {p.tid: p for p in parks if p not in self._known}
-        if not missing:
-            return
-        pid = next(iter(missing.values())).pid
-        asked = {tid: park.parked for tid, park in missing.items() if park.kind in EXPLAINED}
-        found = self._context.blames(pid, asked) if asked else {}
-        for tid, park in missing.items():
-            self._known[park] = found.get(tid)
+        """Read what many parks are for, those of one process in one go."""
+        missing: dict[int, dict[int, Park]] = {}
+        for park in parks:
+            if park not in self._known:
+                missing.setdefault(park.pid, {})[park.tid] = park
+        for pid, of_process in missing.items():
+            asked = {tid: p.parked for tid, p in of_process.items() if p.kind in EXPLAINED}
+            found = self._context.blames(pid, asked) if asked else {}
+            for tid, park in of_process.items():
+                self._known[park] = found.get(tid)
 
     def park_of(self, pid: int, tid: int) -> Park | None:
         """The park that a thread is in, None when none is known of."""

@@ -164,14 +164,7 @@ class DeadlockWatch:
     def _reads_same(self, suspicion: Suspicion) -> bool:
         """Read everything once more; keep the members' stacks of this reading."""
         pid, members = suspicion.pid, suspicion.found.members
-        contexts = {
-            tid: self._context.describe(pid, tid, park.start_ns, park.parked)
-            for tid, park in suspicion.parks.items()
-            if tid in members
-        }
-        others = {t: p.parked for t, p in suspicion.parks.items() if t not in contexts}
-        again = dict(self._context.blames(pid, others)) if others else {}
-        again |= {tid: c.blame for tid, c in contexts.items() if c.blame is not None}
+        again = self._context.blames(pid, {t: p.parked for t, p in suspicion.parks.items()})
         if any(_facts(again.get(t)) != _facts(b) for t, b in suspicion.blames.items()):
             return False
         everyone = None
@@ -184,9 +177,13 @@ class DeadlockWatch:
         nodes = {tid: _node(again[tid], park) for tid, park in suspicion.parks.items()}
         start = suspicion.start if suspicion.start in nodes else members[0]
         found = find(start, nodes, everyone)
-        if found is None or not set(found.members) <= contexts.keys():
+        if found is None:
             return False
-        suspicion.found, suspicion.contexts = found, contexts
+        suspicion.found, suspicion.blames = found, again
+        suspicion.contexts = {
+            tid: self._context.describe(pid, tid, suspicion.parks[tid].start_ns)
+            for tid in found.members
+        }
         return True
 
 
@@ -220,8 +217,7 @@ def _event(suspicion: Suspicion, now_ns: int) -> Event:
 
 
 def _member(suspicion: Suspicion, tid: int) -> dict[str, Any]:
-    context, park = suspicion.contexts[tid], suspicion.parks[tid]
-    blame = context.blame or suspicion.blames[tid]
+    context, park, blame = suspicion.contexts[tid], suspicion.parks[tid], suspicion.blames[tid]
     holder, needs = blame.holder, blame.needs or ()
     held_by = holder.tid if holder is not None else needs[0] if len(needs) == 1 else None
     return {

@@ -208,9 +208,8 @@ class Pipeline:
     def _look(self, crossed: Sequence[Park]) -> list[Sight]:
         """Read the threads of parks that crossed, and then those that they wait for."""
         self._blames.forget()
-        sights = [self._attributor.look(park) for park in crossed]
-        for sight in sights:
-            self._blames.learn(sight.park, sight.context.blame)
+        self._blames.read(crossed)
+        sights = [self._attributor.look(park, self._blames.of(park)) for park in crossed]
         return [
             replace(sight, links=self._chains.look(sight.park, sight.context.blame))
             for sight in sights

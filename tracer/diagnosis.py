@@ -109,8 +109,10 @@ def _edge(member: Mapping[str, Any], names: Mapping[Any, str]) -> str:
     text = f"{_party(member)} waits" + (f" at {place}" if place else "")
     if (what := thing(member.get("waits_on"))) is not None:
         text += f" for {what}"
-    by = member.get("held_by")
-    return f"{text}, held by {names.get(by, plain(by))}" if _is_number(by) else text
+    by, resource = member.get("held_by"), member.get("waits_on")
+    if not _is_number(by) or (isinstance(resource, Mapping) and resource.get("type") == "Thread"):
+        return text
+    return f"{text}, {_verb(resource)} by {names.get(by, plain(by))}"
 
 
 def _links(resource: Any, links: Sequence[Mapping[str, Any]]) -> str:
@@ -139,7 +141,12 @@ def _has(resource: Any, link: Mapping[str, Any]) -> str:
     kind = resource.get("type") if isinstance(resource, Mapping) else None
     if kind == "Thread":
         return f"thread {plain(link.get('tid'))}"
-    return f"{'run' if kind == 'Future' else 'held'} by {_party(link)}"
+    return f"{_verb(resource)} by {_party(link)}"
+
+
+def _verb(resource: Any) -> str:
+    kind = resource.get("type") if isinstance(resource, Mapping) else None
+    return "run" if kind == "Future" else "held"
 
 
 def _party(party: Mapping[str, Any]) -> str:

@@ -43,10 +43,7 @@ class ScenarioContext:
         key, thread = found
         if not thread.python:
             return ThreadContext(python=False)
-        blame = None if parked is None else self._blame(key, since_ns)
-        scripted = self._wait_at(key, since_ns)
-        if blame is not None and scripted is not None and scripted.blame is not None:
-            blame = self._without_name(pid, blame, scripted.blame)
+        blame = None if parked is None else self._blame(pid, key, since_ns)
         return ThreadContext(thread.name, True, self._frames(key, thread, since_ns), blame=blame)
 
     def _without_name(self, pid: int, blame: Blame, scripted: Blamed) -> Blame:
@@ -75,7 +72,7 @@ class ScenarioContext:
         now_ns = self._now()
         for tid in waits:
             thread = self._find(pid, tid, now_ns)
-            blame = None if thread is None else self._blame(thread[0], now_ns)
+            blame = None if thread is None else self._blame(pid, thread[0], now_ns)
             if blame is not None:
                 found[tid] = blame
         return found
@@ -96,7 +93,7 @@ class ScenarioContext:
             thread.exit_ms is None or now_ns < ns(thread.exit_ms)
         )
 
-    def _blame(self, key: str, since_ns: int) -> Blame | None:
+    def _blame(self, pid: int, key: str, since_ns: int) -> Blame | None:
         wait = self._wait_at(key, since_ns)
         if wait is None:
             return None
@@ -105,13 +102,14 @@ class ScenarioContext:
             return Blame(Resource(NATIVE), timed=wait.timed_out) if native else None
         blamed = wait.blame
         needed = blamed.needed
-        return Blame(
+        blame = Blame(
             resource=blamed.resource,
             holder=None if blamed.holder is None else self._party(blamed.holder, blamed.how),
             candidates=tuple(self._party(one.thread, one.how) for one in blamed.candidates),
             needs=None if needed is None else tuple(self._scenario.threads[k].tid for k in needed),
             timed=blamed.timed,
         )
+        return self._without_name(pid, blame, blamed)
 
     def _party(self, key: str, how: str) -> Party:
         thread = self._scenario.threads[key]

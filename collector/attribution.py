@@ -222,12 +222,11 @@ def _blame(park: Park, blame: Blame | None, chain: Sequence[Link]) -> dict[str, 
     """The keys that say what a park is for, who has that, and where the chain ends."""
     if blame is None:
         return {"resource": _resource(park), "holder": None, "candidates": [], "chain": None}
-    holder = None if blame.holder is None else party_dict(blame.holder)
-    if holder is not None:
-        holder["does"] = chain[0].does if chain else None
+    holder = blame.holder
+    first = chain[0] if chain else None if holder is None else Link(holder)
     return {
         "resource": resource_dict(blame.resource),
-        "holder": holder,
+        "holder": None if holder is None or first is None else link_dict(first),
         "candidates": [party_dict(party) for party in blame.candidates],
         "chain": [link_dict(link) for link in chain] if len(chain) > 1 else None,
     }

@@ -14,7 +14,7 @@ the time did nothing all the time: what was read of it was true at one moment.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from collector.chains import EXPLAINED, Blames, OpenParks
@@ -26,6 +26,9 @@ from collector.wait_graph import Deadlock, Node, ends_with_anyone, find
 
 MAX_THREADS = 2_000
 """A process with more threads is not searched for knots: reading them takes too long."""
+NAME_TRIES = 8
+"""Searches of a few milliseconds for the names of what the members wait for. Between any
+two the source is drained: no park_long comes later for it."""
 AT_ONCE = 4
 """Parks that ``look_again`` reads again in one go, so that it stays cheap."""
 
@@ -40,14 +43,19 @@ class Parks(OpenParks, Protocol):
 
 @dataclass(slots=True)
 class Suspicion:
-    """A deadlock as it was read once; ``contexts`` are of the second reading."""
+    """A deadlock as it was read once; ``contexts`` are of the second reading.
+
+    ``names``: members whose resource has no name yet, which may still be found.
+    """
 
     pid: int
     start: int
     found: Deadlock
     parks: Mapping[int, Park]
-    blames: Mapping[int, Blame]
+    blames: dict[int, Blame]
     census: Census | None
+    names: list[int] = field(default_factory=list)
+    tries: int = 0
     contexts: dict[int, ThreadContext] = field(default_factory=dict)
 
 
@@ -85,13 +93,17 @@ class DeadlockWatch:
 
     def advance(self, now_ns: int) -> list[Event]:
         """The source has been drained since the last call: what is certain by now."""
-        events = [
-            _event(suspicion, now_ns)
-            for suspicion in self._read_twice
-            if self._all_open(suspicion) and self._unsaid(suspicion)
-        ]
-        self._read_twice = [s for s in self._read_once if self._all_open(s) and self._reads_same(s)]
-        self._read_once = []
+        events = []
+        waiting = []
+        for suspicion in self._read_twice:
+            if not self._all_open(suspicion):
+                continue
+            if self._looks_for_names(suspicion):
+                waiting.append(suspicion)
+            elif self._unsaid(suspicion):
+                events.append(_event(suspicion, now_ns))
+        again = [s for s in self._read_once if self._all_open(s) and self._reads_same(s)]
+        self._read_once, self._read_twice = [], waiting + again
         return events
 
     # -- the first reading ------------------------------------------------------------
@@ -161,6 +173,21 @@ class DeadlockWatch:
         self._said.update(members)
         return True
 
+    def _looks_for_names(self, suspicion: Suspicion) -> bool:
+        """Search once more for a name; False when there is none left to search for."""
+        if not suspicion.names or suspicion.tries >= NAME_TRIES:
+            return False
+        suspicion.tries += 1
+        tid = suspicion.names[0]
+        blame = suspicion.blames[tid]
+        name, done = self._context.find_name(suspicion.pid, blame.resource)
+        if name is not None:
+            resource = replace(blame.resource, name=name)
+            suspicion.blames[tid] = replace(blame, resource=resource)
+        if name is not None or done:
+            suspicion.names.pop(0)
+        return True
+
     def _reads_same(self, suspicion: Suspicion) -> bool:
         """Read everything once more; keep the members' stacks of this reading."""
         pid, members = suspicion.pid, suspicion.found.members
@@ -179,7 +206,8 @@ class DeadlockWatch:
         found = find(start, nodes, everyone)
         if found is None:
             return False
-        suspicion.found, suspicion.blames = found, again
+        suspicion.found, suspicion.blames = found, dict(again)
+        suspicion.names = [t for t in found.members if again[t].resource.name is None]
         suspicion.contexts = {
             tid: self._context.describe(pid, tid, suspicion.parks[tid].start_ns)
             for tid in found.members

@@ -24,7 +24,7 @@ def resource_dict(resource: Resource) -> dict[str, Any]:
 
 
 def party_dict(party: Party) -> dict[str, Any]:
-    """``holder``, or one of ``candidates``."""
+    """One of ``candidates``."""
     return {
         "tid": party.tid,
         "thread_name": party.thread_name,
@@ -34,6 +34,6 @@ def party_dict(party: Party) -> dict[str, Any]:
 
 
 def link_dict(link: Link) -> dict[str, Any]:
-    """One of ``chain``: a holder, what it does and what it waits for in its turn."""
+    """``holder``, or one of ``chain``: what it does and what it waits for in its turn."""
     waits_on = None if link.resource is None else resource_dict(link.resource)
     return {**party_dict(link.party), "does": link.does, "waits_on": waits_on}

@@ -51,6 +51,14 @@ def in_stdlib(frame: Mapping[str, Any]) -> bool:
     return _STDLIB.search(str(frame.get("file"))) is not None
 
 
+def own_frame(stack: Any) -> Mapping[str, Any] | None:
+    """The innermost call of the program's own that has a file and a line."""
+    for frame in _objects(stack):
+        if isinstance(frame.get("file"), str) and not in_stdlib(frame):
+            return frame if _is_number(frame.get("line")) else None
+    return None
+
+
 def thing(resource: Any) -> str | None:
     """``Lock app.cache._lock``, ``the GIL``; None where no more than an address is known."""
     if not isinstance(resource, Mapping):

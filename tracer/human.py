@@ -15,7 +15,7 @@ import numpy.typing as npt
 from collector.counters import Counters
 from collector.events import Event
 from tracer import units
-from tracer.diagnosis import because, deadlock, plain, thing, where
+from tracer.diagnosis import because, deadlock, own_frame, plain, thing, where
 from tracer.escape import terminal
 from tracer.totals import totals_line
 
@@ -38,13 +38,15 @@ class Style:
 
     ``wall_offset_ns`` is added to an event's CLOCK_MONOTONIC for the time of day
     in zone ``zone`` (None: the local one); with an offset of None, times are
-    seconds since the first event. ``idle`` shows idle parks too.
+    seconds since the first event. ``idle`` shows idle parks too. ``source`` finds the
+    text of a line of the target's (pid, file, line number), where it may be shown.
     """
 
     wall_offset_ns: int | None = None
     zone: tzinfo | None = None
     idle: bool = False
     colour: bool = False
+    source: Callable[[int, str, int], str | None] | None = None
 
 
 class HumanLines:
@@ -96,10 +98,21 @@ def line(event: Event, style: Style) -> str | None:
     if say is None or (event.idle and not style.idle):
         return None
     text = say(event)
+    if text is not None and event.event == "park_long" and style.source is not None:
+        text += _source_text(event, style.source)
     if text is None or not style.colour:
         return text
     colour = _DIM if event.idle else _COLOUR_OF.get(event.event)
     return f"{colour}{text}{_END}" if colour else text
+
+
+def _source_text(event: Event, source: Callable[[int, str, int], str | None]) -> str:
+    """``  | with self._lock:``: the line that the program's own innermost call is in."""
+    frame = own_frame(event.data.get("stack"))
+    if frame is None or event.pid is None:
+        return ""
+    shown = source(event.pid, frame["file"], frame["line"])
+    return "" if shown is None else f"  | {terminal(shown, 80)}"
 
 
 def who(event: Event) -> str:

@@ -112,7 +112,7 @@ def feed(_length: int) -> None:
         producer.start()
         TIDS.extend([threading.get_native_id(), producer.native_id or 0])
         say(tids=TIDS)
-        release()
+        open_gate()
         items.get()
 
 
@@ -135,14 +135,14 @@ def pool(_length: int) -> None:
         time.sleep(0.001)
     TIDS.append(threading.get_native_id())
     say(tids=TIDS)
-    release()
+    open_gate()
     tasks[0].result()
 
 
 GATE = threading.Event()
 
 
-def release() -> None:
+def open_gate() -> None:
     """Close the ring, when it was asked to hold off after a line on stdin."""
     if "--hold-off" in sys.argv:
         sys.stdin.readline()
@@ -155,7 +155,7 @@ def main() -> None:
     made = {"locks": locks, "mixed": mixed, "joins": joins, "itself": itself, "feed": feed}
     {**made, "pool": pool}[name](length)
     say(tids=TIDS)
-    release()
+    open_gate()
     while True:
         time.sleep(60)
 

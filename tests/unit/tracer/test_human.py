@@ -240,6 +240,21 @@ def test_the_time_of_day_and_the_time_since() -> None:
     assert stamp(5_412_000_000, Style(), 5 * S) == "   +0.412 s"
 
 
+def test_the_line_of_the_programs_own_code_is_shown_where_it_may_be() -> None:
+    asked = []
+
+    def source(pid: int, file: str, number: int) -> str | None:
+        asked.append((pid, file, number))
+        return "with self.\x1b[31mlock:"
+
+    said = line(park(), Style(source=source)) or ""
+    assert said.endswith("app.py:88 handler  | with self.\\x1b[31mlock:")
+    assert asked == [(4711, "/srv/app/jobs.py", 41)]
+    assert line(park(), Style(source=lambda *_: None)) == line(park(), Style())
+    assert line(park("park_end"), Style(source=source)) == line(park("park_end"), Style())
+    assert line(park(stack=STACK[:2]), Style(source=source)) == line(park(stack=STACK[:2]), Style())
+
+
 def test_a_stack_may_be_anything() -> None:
     assert where(None) == where("x") == where([]) == where([1, None]) == ""
     assert where([{"file": None, "function": None}]) == "None None"

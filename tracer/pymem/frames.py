@@ -166,11 +166,17 @@ class _Parser:
         self._mask = ~layout.constants["stackref_tag_mask"]
         self.span = self._struct.size
 
-    def parse(self, address: int, raw: bytes) -> RawFrame:
-        """The fields of the frame that was read at ``address``."""
-        code, *others = self._in_order(self._struct.unpack(raw))
-        # A stack of many threads has thousands of them: a tuple's own constructor is faster.
-        return tuple.__new__(RawFrame, (address, raw, code & self._mask, *others))
+    def parse(
+        self, addresses: Sequence[int], raws: Sequence[bytes | None]
+    ) -> list[RawFrame | None]:
+        """The fields of the frames that were read at some addresses."""
+        # Stacks of many threads have thousands of frames: the tuple's own constructor is faster.
+        new, unpack, order, mask = tuple.__new__, self._struct.unpack, self._in_order, self._mask
+        parsed = [None if raw is None else order(unpack(raw)) for raw in raws]
+        return [
+            None if one is None else new(RawFrame, (address, raw, one[0] & mask, *one[1:]))
+            for address, raw, one in zip(addresses, raws, parsed, strict=True)
+        ]
 
 
 class FrameReader:
@@ -258,27 +264,25 @@ class FrameReader:
     def _descend(self, chains: list[_Chain], limit: int) -> None:
         """Follow ``previous`` in all chains at once, one system call per level."""
         live = [chain for chain in chains if chain.next]
+        span, foreign, last_owner = self._parser.span, self._foreign, self._last_owner
         for _ in range(limit):
             if not live:
                 return
-            raws = self._memory.read_many([(chain.next, self._parser.span) for chain in live])
-            for chain, raw in zip(live, raws, strict=True):
-                self._step(chain, raw)
+            addresses = [chain.next for chain in live]
+            raws = self._memory.read_many([(address, span) for address in addresses])
+            for chain, frame in zip(live, self._parser.parse(addresses, raws), strict=True):
+                if frame is None or frame[4] > last_owner:
+                    chain.broken, chain.next = True, 0
+                    continue
+                chain.frames.append(frame)
+                chain.next = frame[5]
+                if frame[4] < foreign:
+                    chain.room -= 1
+                    if chain.room < 0:  # one more than wanted has been seen: there are more
+                        chain.next = 0
             live = [chain for chain in live if chain.next]
         for chain in live:
             chain.truncated = True
-
-    def _step(self, chain: _Chain, raw: bytes | None) -> None:
-        """Take one frame; ``next`` becomes 0 where the chain ends or enough was read."""
-        frame = None if raw is None else self._parser.parse(chain.next, raw)
-        if frame is None or frame.owner > self._last_owner:
-            chain.broken, chain.next = True, 0
-            return
-        chain.frames.append(frame)
-        chain.next = frame.previous
-        chain.room -= frame.owner < self._foreign
-        if chain.room < 0:  # one more than wanted has been seen: there are more
-            chain.next = 0
 
     def _look_up(self, chains: list[_Chain]) -> dict[_Key, Place | None]:
         """Where Python's own frames stand, by code, instruction and owner; None: in no code."""

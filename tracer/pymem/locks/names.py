@@ -38,6 +38,7 @@ _MAX_KNOWN = 1024
 _MAX_OPEN = 64
 _MAX_FRAMES = 512
 _AGAIN_NS = 10_000_000_000  # after so long a search that found nothing is made again
+_DETOURS = frozenset({"._args", "._kwargs"})  # what a Thread was given is no place to live
 _LONGEST_KEY = 64  # characters
 _WORD = 8
 
@@ -231,7 +232,7 @@ class NameSearch:
         name: str | None = beginning
         for step in [*steps, _step_of(contents, index)]:
             text = self._text_of(step)
-            if text is None:
+            if text is None or text in _DETOURS:
                 return None
             name = f"{name}{text}"
         return name

@@ -16,6 +16,8 @@ from tracer import units
 from tracer.escape import terminal
 
 _STDLIB = re.compile(r"/lib(?:64)?/python3[.\d]*t?/(?!(?:site|dist)-packages/)|^<frozen ")
+_PACKAGED = re.compile(r"/(?:site|dist)-packages/")
+_MAX_PACKAGED = 2
 _KINDS = ("lock", "gil", "map", "io", "sleep", "child", "other")
 _MAX_LINKS = 4
 _MAX_MEMBERS = 10
@@ -30,25 +32,27 @@ def plain(value: Any) -> str:
 def where(stack: Any, frames: int = 3) -> str:
     """``queue.py:171 get ← app.py:88 handler``: the innermost call, then the program's own.
 
-    Calls inside the standard library are left out after the first, shown by ``…``;
-    empty without a stack.
+    Calls inside the standard library are left out after the first, and those of installed
+    packages after the second, shown by ``…``; empty without a stack.
     """
-    shown: list[str] = []
-    skipped = False
-    for index, frame in enumerate(_objects(stack)):
-        if len(shown) == frames:
-            break
-        if index and in_stdlib(frame):
-            skipped = True
-            continue
-        shown.append(("… " if skipped else "") + _call(frame))
-        skipped = False
-    return " ← ".join(shown)
+    calls = _objects(stack)
+    packaged = [n for n, call in enumerate(calls) if n and _PACKAGED.search(_file(call))]
+    own = [n for n, call in enumerate(calls) if n and not in_stdlib(call) and n not in packaged]
+    packaged = packaged[:_MAX_PACKAGED]
+    shown = sorted([*packaged, *own[: max(1, frames - 1 - len(packaged))]])
+    text = _call(calls[0]) if calls else ""
+    for before, n in zip([0, *shown], shown, strict=False):
+        text += (" ← " if n == before + 1 else " ← … ") + _call(calls[n])
+    return text
 
 
 def in_stdlib(frame: Mapping[str, Any]) -> bool:
     """Whether a frame is the standard library's rather than the program's own."""
-    return _STDLIB.search(str(frame.get("file"))) is not None
+    return _STDLIB.search(_file(frame)) is not None
+
+
+def _file(frame: Mapping[str, Any]) -> str:
+    return str(frame.get("file"))
 
 
 def own_frame(stack: Any) -> Mapping[str, Any] | None:

@@ -167,7 +167,10 @@ def _party(party: Mapping[str, Any]) -> str:
 
 
 def _call(frame: Mapping[str, Any]) -> str:
-    name = terminal(PurePath(str(frame.get("file"))).name, 40)
+    path = PurePath(_file(frame))
+    # logging/__init__.py and app/__main__.py: the file's own name says nothing.
+    short = "/".join(path.parts[-2:]) if path.name.startswith("__") else path.name
+    name = terminal(short, 40)
     line_number = frame.get("line")
     at = name if line_number is None else f"{name}:{plain(line_number)}"
     return f"{at} {terminal(str(frame.get('function')), 60)}"

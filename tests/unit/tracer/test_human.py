@@ -255,6 +255,23 @@ def test_the_line_of_the_programs_own_code_is_shown_where_it_may_be() -> None:
     assert line(park(stack=STACK[:2]), Style(source=source)) == line(park(stack=STACK[:2]), Style())
 
 
+def test_a_place_leads_from_the_wait_through_packages_to_the_program() -> None:
+    site = "/venv/lib/python3.11/site-packages"
+    stack = [
+        {"function": function, "file": file, "line": 1}
+        for function, file in (
+            ("wait", f"{LIB}/threading.py"), ("get", f"{site}/sqlalchemy/util/queue.py"),
+            ("_do_get", f"{site}/sqlalchemy/pool/impl.py"), ("connect", f"{site}/x/base.py"),
+            ("users", "/srv/app/__init__.py"), ("main", "/srv/app/run.py"),
+        )
+    ]  # fmt: skip
+    assert where(stack) == (
+        "threading.py:1 wait ← queue.py:1 get ← impl.py:1 _do_get ← … app/__init__.py:1 users"
+    )
+    assert where(stack[1:3]) == "queue.py:1 get ← impl.py:1 _do_get"
+    assert where(stack[4:]) == "app/__init__.py:1 users ← run.py:1 main"
+
+
 def test_a_stack_may_be_anything() -> None:
     assert where(None) == where("x") == where([]) == where([1, None]) == ""
     assert where([{"file": None, "function": None}]) == "None None"

@@ -1,36 +1,45 @@
 """Memory of real interpreters, recorded: what the reader read, and what the target said.
 
 ``python -m tests.recorded INTERPRETER-ID…`` records again (ptrace rights). An image is
-the merged list of all reads that lead to names, stacks and GILs of a small idle target;
-it holds file names of the interpreter, so record one whose place says nothing about you.
+the merged list of all reads that lead to names, stacks and GILs of a small idle target
+(``cp3XX.image``), or to what threads wait for (``locks3XX.image``); it holds file names of
+the interpreter, so record one whose place says nothing about you.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import struct
 import sys
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tests.interpreters import get, launch
 from tests.processes import read_line, started
+from tracer.procfs import futex_wait
 from tracer.pymem.frames import FrameReader
 from tracer.pymem.layout import Layout, load, merge_debug_offsets
+from tracer.pymem.locks import BlameReader, Wait
+from tracer.pymem.locks.blame import Threads
 from tracer.pymem.memory import MemoryReader, ProcessMemory, SegmentMemory
 from tracer.pymem.names import NameReader
 from tracer.pymem.objects import ObjectReader
 from tracer.pymem.runtime import RuntimeReader
-from tracer.target import inspect, require_python
+from tracer.target import Python, inspect, require_python
 
 IMAGES = Path(__file__).parent / "images"
 TARGET = Path(__file__).parent / "targets" / "threads_and_names.py"
+LOCKS_TARGET = Path(__file__).parent / "targets" / "lock_image.py"
+MAX_SLICES = 100
 _HEAD = struct.Struct("<QI")
 
 Stacks = dict[int, list[list[Any]]]
+Said = dict[int, list[Any]]
+"""By native id: type of what a thread waits for, its name, the holder's native id."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +51,8 @@ class Image:
     segments: list[tuple[int, bytes]]
     names: dict[int, str]
     frames: Stacks
+    waits: dict[int, int]
+    blames: Said
 
 
 def everything(
@@ -68,6 +79,31 @@ def everything(
         if state.address in found and not found[state.address].torn
     }
     return names, frames, lists.gils()
+
+
+def blamed(
+    memory: MemoryReader, version: tuple[int, int], runtime: int, waits: Mapping[int, int]
+) -> Said:
+    """What threads wait for at those addresses, by native id."""
+    layout = merge_debug_offsets(load(version), memory, runtime)
+    objects = ObjectReader(memory, layout)
+    lists = RuntimeReader(memory, layout, runtime)
+    states = {state.native_id: state for state in lists.thread_states()}
+    names = NameReader(memory, layout, objects, lists)
+    clock = itertools.count(0, 1000)  # so that a search is as long however fast it goes
+    reader = BlameReader(
+        memory, layout, objects, lists, FrameReader(memory, layout, objects), clock.__next__
+    )
+    threads = Threads(states, lambda tid: names.name(states[tid]), names.thread_objects)
+    found = reader.blames({tid: Wait("lock", at) for tid, at in waits.items()}, threads)
+    for blame in found.values():
+        for _ in range(MAX_SLICES):
+            if reader.find_name(blame.resource).done:
+                break
+    return {
+        tid: [blame.resource.type, blame.resource.name, blame.holder and blame.holder.tid]
+        for tid, blame in found.items()
+    }
 
 
 class _Recording:
@@ -111,18 +147,28 @@ def record(name: str) -> None:
         python = require_python(inspect(process.pid))
         memory = _Recording(ProcessMemory(process.pid))
         everything(memory, python.version[:2], python.runtime_address)
-    facts = {
-        "version": python.version[:2],
-        "runtime": python.runtime_address,
-        "names": truth["names"],
-        "frames": truth["frames"],
-    }
+    _write("cp", python, memory, {"names": truth["names"], "frames": truth["frames"]})
+
+
+def record_locks(name: str) -> None:
+    """Record what threads wait for under the interpreter of that id into ``IMAGES``."""
+    with started(launch(get(name), LOCKS_TARGET, stdout=-1)) as process:
+        truth = json.loads(read_line(process, 30))
+        python = require_python(inspect(process.pid))
+        memory = _Recording(ProcessMemory(process.pid))
+        waits = {int(tid): futex_wait(process.pid, int(tid))[0] for tid in truth}
+        blamed(memory, python.version[:2], python.runtime_address, waits)
+    _write("locks", python, memory, {"waits": waits, "blames": truth})
+
+
+def _write(kind: str, python: Python, memory: _Recording, truth: Mapping[str, Any]) -> None:
+    facts = {"version": python.version[:2], "runtime": python.runtime_address, **truth}
     head = json.dumps(facts).encode()
     parts = [struct.pack("<I", len(head)), head]
     for start, data in memory.segments():
         parts += [_HEAD.pack(start, len(data)), data]
     major, minor = python.version[:2]
-    (IMAGES / f"cp{major}{minor}.image").write_bytes(zlib.compress(b"".join(parts), 9))
+    (IMAGES / f"{kind}{major}{minor}.image").write_bytes(zlib.compress(b"".join(parts), 9))
 
 
 def image(path: Path) -> Image:
@@ -140,14 +186,16 @@ def image(path: Path) -> Image:
         version=(facts["version"][0], facts["version"][1]),
         runtime=facts["runtime"],
         segments=segments,
-        names={int(tid): name for tid, name in facts["names"].items()},
-        frames={int(tid): frames for tid, frames in facts["frames"].items()},
+        names={int(tid): name for tid, name in facts.get("names", {}).items()},
+        frames={int(tid): frames for tid, frames in facts.get("frames", {}).items()},
+        waits={int(tid): address for tid, address in facts.get("waits", {}).items()},
+        blames={int(tid): said for tid, said in facts.get("blames", {}).items()},
     )
 
 
-def images() -> list[Path]:
-    """All recorded images, oldest version first."""
-    return sorted(IMAGES.glob("*.image"))
+def images(kind: str = "cp") -> list[Path]:
+    """All recorded images of a kind (``cp``, ``locks``), oldest version first."""
+    return sorted(IMAGES.glob(f"{kind}*.image"))
 
 
 def memory_of(one: Image) -> SegmentMemory:
@@ -158,3 +206,4 @@ def memory_of(one: Image) -> SegmentMemory:
 if __name__ == "__main__":
     for wanted in sys.argv[1:]:
         record(wanted)
+        record_locks(wanted)

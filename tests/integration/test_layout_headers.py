@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from tests.interpreters import Interpreter, matrix
-from tracer.pymem.layout import load
+from tracer.pymem.layout import LockForm, load
 
 HEADERS = (
-    "interp", "runtime", "frame", "interpframe", "dict", "gil", "code", "moduleobject",
+    "interp", "runtime", "frame", "interpframe", "dict", "gil", "code", "moduleobject", "lock",
 )  # fmt: skip
 TAGGED = frozenset({"_gil_runtime_state"})  # structures without a typedef
 
@@ -28,6 +28,56 @@ def includes(interpreter: Interpreter) -> list[Path]:
     if not (found[0] / "internal/pycore_interp.h").exists():
         pytest.skip(f"{interpreter.id} has no internal headers")
     return found
+
+
+MIRRORS = """
+typedef struct { void *park_arg; uintptr_t addr; char sema[32]; void *node[2]; } wait_entry;
+"""
+"""Structures that only CPython's C files have, written down from there (x86-64, glibc)."""
+
+LOCKS = {
+    ("_thread.lock", 40): (
+        "PyThread_type_lock lock_lock; PyObject *in_weakreflist; char locked;",
+        {"pointer": "lock_lock"},
+    ),
+    ("_thread.lock", 24): ("PyMutex lock;", {"at": "lock"}),
+    ("_thread.RLock", 48): (
+        (
+            "PyThread_type_lock rlock_lock; unsigned long rlock_owner; unsigned long rlock_count;"
+            " PyObject *in_weakreflist;"
+        ),
+        {"pointer": "rlock_lock", "owner": "rlock_owner", "count": "rlock_count"},
+    ),
+    ("_queue.SimpleQueue", 56): (
+        (
+            "PyThread_type_lock lock; int locked; PyObject *lst; Py_ssize_t lst_pos;"
+            " PyObject *weakreflist;"
+        ),
+        {"pointer": "lock"},
+    ),
+    ("_queue.SimpleQueue", 72): (
+        (
+            "_Bool has_threads_waiting; Py_ssize_t put_idx, get_idx; PyObject **items;"
+            " Py_ssize_t items_cap, num_items; PyObject *weakreflist;"
+        ),
+        {"at": "has_threads_waiting"},
+    ),
+    ("_thread._ThreadHandle", 24): ("void *handle;", {"pointer": "handle"}),
+}
+"""The same of the objects that threads wait in: fields after the head, and what is where.
+Those of 3.14 on (no headers here) are held against live processes alone."""
+
+
+def lock_checks(form: LockForm) -> list[str]:
+    """C that holds one lock form of a layout against its mirror."""
+    fields, places = LOCKS[form.type, form.size]
+    name = f"mirror_{form.type.replace('.', '_')}_{form.size}"
+    checks = [f"typedef struct {{ PyObject_HEAD {fields} }} {name};"]
+    checks += [f'_Static_assert(sizeof({name}) == {form.size}, "{form.type}");']
+    return checks + [
+        f'_Static_assert(offsetof({name}, {there}) == {getattr(form, here)}, "{there}");'
+        for here, there in places.items()
+    ]
 
 
 def expression(name: str) -> str:
@@ -51,6 +101,8 @@ def test_every_offset_is_the_compilers(interpreter: Interpreter, tmp_path: Path)
         for name in HEADERS
         if (directories[0] / f"internal/pycore_{name}.h").exists()
     ]
+    lines.append(MIRRORS)
+    lines += [line for form in layout.locks for line in lock_checks(form)]
     lines += [
         f'_Static_assert({expression(name)} == {offset}, "{name}");'
         for name, offset in layout.offsets.items()

@@ -314,7 +314,12 @@ def others():
 
     pool = concurrent.futures.ThreadPoolExecutor(1)
     began = threading.Event()
-    app.FUTURE = pool.submit(lambda: (began.set(), park()))
+
+    def work():
+        began.set()
+        park()
+
+    app.FUTURE = pool.submit(work)
     began.wait()
     (worker,) = pool._threads
     sleeper = run(lambda there: (there(), park()), "sleeper")

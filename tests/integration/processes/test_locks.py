@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from collector.context import Blame
-from tests.interpreters import Interpreter, matrix
+from tests import storm
+from tests.interpreters import Interpreter, get, matrix
 from tests.processes import read_line, wait_until
 from tracer import procfs
 from tracer.pymem import PythonReader
@@ -22,6 +23,7 @@ pytestmark = pytest.mark.ptrace
 Start = Callable[..., subprocess.Popen[bytes]]
 TARGETS = Path(__file__).parents[2] / "targets"
 MAX_SLICES = 200
+STORM_ROUNDS = 120
 
 
 def with_names(reader: PythonReader, blames: dict[int, Blame]) -> dict[int, str | None]:
@@ -84,3 +86,42 @@ def test_every_wait_is_what_the_target_says(interpreter: Interpreter, start: Sta
     for tid, truth in truths.items():  # one by one it is the same, now from caches
         blame = reader.blame(tid, "lock", procfs.futex_wait(pid, tid)[0])
         assert wrong(truth, blame, (blame and blame.resource.name) or names[tid]) == []
+
+
+@matrix()
+def test_never_a_wrong_holder_in_a_storm(interpreter: Interpreter) -> None:
+    outcome = storm.storm(interpreter, STORM_ROUNDS, seed=1)
+    assert outcome.wrong == []
+    assert outcome.named > STORM_ROUNDS / 10, outcome
+
+
+def test_the_storms_log_tells_right_from_wrong() -> None:
+    """A control: of holders that are taken from another reading many are wrong."""
+    outcome = storm.storm(get("system-3.11"), STORM_ROUNDS, seed=2, shift=STORM_ROUNDS // 2)
+    assert len(outcome.wrong) > outcome.named / 2
+
+
+@matrix()
+def test_the_gil_is_held_by_the_thread_that_computes(
+    interpreter: Interpreter, start: Start
+) -> None:
+    process = start(interpreter, TARGETS / "gil_hog.py")
+    hog = int(read_line(process))
+    reader = PythonReader(inspect(process.pid))
+    victims = set(reader.threads()) - {hog}
+    assert len(victims) == 4
+
+    def said() -> set[int | None]:
+        blames = reader.blames(dict.fromkeys(victims, ("gil", 0)))
+        assert {blame.resource.type for blame in blames.values()} == {"GIL"}
+        return {None if blame.holder is None else blame.holder.tid for blame in blames.values()}
+
+    wait_until(lambda: said() == {hog}, "the hog as the one that has the GIL")
+    for _ in range(50):
+        blame = reader.blame(next(iter(victims)), "gil", 0)
+        assert blame is not None
+        assert blame.holder is not None
+        assert (blame.holder.tid, blame.holder.thread_name) == (hog, "hog")
+        assert blame.needs == (hog,)
+        assert blame.holder.frames is not None
+        assert blame.holder.frames[0].function == "compute"

@@ -149,10 +149,10 @@ def waits_on(kind: str | None, data: Mapping[str, Any]) -> str:
 def _park_long(event: Event) -> str:
     lasted = units.duration(event.duration_ns or 0)
     if (known := _thing(event)) is not None:
-        text = f"{who(event)} waits {lasted} for {known}{because(event.data)}"
-    else:
-        text = f"{who(event)} parked {lasted} and counting in {waits_on(event.kind, event.data)}"
-    return text + _marks(event)
+        since = " (since before the attach)" if event.before_attach else ""
+        return f"{who(event)} waits {lasted}{since} for {known}{because(event.data)}" + _at(event)
+    text = f"{who(event)} parked {lasted} and counting in {waits_on(event.kind, event.data)}"
+    return text + _since(event) + _at(event)
 
 
 def _park_end(event: Event) -> str:
@@ -163,7 +163,7 @@ def _park_end(event: Event) -> str:
         text = f"{who(event)} waited {lasted} for {known}"
     else:
         text = f"{who(event)} was parked {lasted} in {waits_on(event.kind, event.data)}"
-    return text + _ended(event) + _marks(event)
+    return text + _ended(event) + _since(event) + _at(event)
 
 
 def _thing(event: Event) -> str | None:
@@ -171,11 +171,15 @@ def _thing(event: Event) -> str | None:
     return "the GIL" if event.kind == "gil" else thing(event.data.get("resource"))
 
 
-def _marks(event: Event) -> str:
+def _since(event: Event) -> str:
+    return ", since before the attach" if event.before_attach else ""
+
+
+def _at(event: Event) -> str:
     """What else is known of a park, and where in the program it is."""
-    text = ", since before the attach" if event.before_attach else ""
+    text = ""
     if event.idle:
-        text += f"  [idle: {plain(event.data.get('idle_reason'))}]"
+        text = f"  [idle: {plain(event.data.get('idle_reason'))}]"
     if event.data.get("python") is False:
         text += "  [native thread]"
     place = where(event.data.get("stack"))

@@ -293,6 +293,8 @@ def test_the_demo_flags_a_park_and_says_where_the_trace_is(
     ended = finish(parkscope("demo", *PROC, "-o", str(trace)))
     assert ended.code == 0
     summary = ended.out[ended.out.index("Flagged ") :]
-    assert re.search(r"takes-\w-then-\w .* counting in lock 0x", summary)
+    assert re.search(
+        r"takes-\w-then-\w .* waits .* for R?Lock .*, held by takes-\w-then-\w", summary
+    )
     assert f"parkscope analyze {trace}" in summary
     assert trace.stat().st_mode & 0o777 == 0o600

@@ -92,6 +92,10 @@ def park(event: str = "park_long", **more: Any) -> Event:
             " cache.py:41 refresh ← main.py:9 run",
         ),
         (
+            park(resource=LOCK, stack=None, before_attach=True),
+            WHO + " waits 203 ms (since before the attach) for Lock app.cache._lock",
+        ),
+        (
             park(resource=LOCK, holder={**REFRESHER, "does": None}, stack=None),
             WHO + " waits 203 ms for Lock app.cache._lock, held by refresher",
         ),

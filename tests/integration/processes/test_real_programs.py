@@ -10,6 +10,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -57,16 +58,12 @@ def diagnosis(session: Attached, thread: str, seconds: float = 10) -> str:
             resource = named.get(event.data.get("park_id"), event.data.get("resource"))
             if event.event == "deadlock" or (resource and resource["name"]):
                 data = {**event.data, "resource": resource}
-                return line(type(event)(**{**_fields(event), "data": data}), Style(idle=True))
+                return line(replace(event, data=data), Style(idle=True))
         return None
 
     found = wait_until(said, f"a named diagnosis of {thread}", seconds)
     assert isinstance(found, str)
     return found
-
-
-def _fields(event: object) -> dict[str, object]:
-    return {name: getattr(event, name) for name in type(event).__dataclass_fields__}  # type: ignore[attr-defined]
 
 
 def _get(address: Path, path: str) -> bytes:

@@ -11,18 +11,22 @@ import time
 from collections import defaultdict
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
-from collector.context import Party
+from collector.context import Frame, Party
 from probes.errors import MemoryReadError
 from tests import interpreters
-from tests.processes import kill, wait_ready
+from tests.processes import kill, wait_ready, wait_until
 from tracer.pymem import PythonReader
 from tracer.target import inspect
 
 TARGET = Path(__file__).parent / "targets" / "lock_storm.py"
 _ENTRY = np.dtype([("time_ns", "<u8"), ("lock", "<u8"), ("tid", "<u8")])
+_ENOUGH = 40  # claims, for a storm to say anything
+_GRACE_NS = 300_000_000
 _NEVER = 1 << 63
 
 
@@ -34,6 +38,7 @@ class Claim:
     tid: int
     began_ns: int
     ended_ns: int
+    frames: tuple[Frame, ...] | None
 
 
 @dataclass(slots=True)
@@ -46,10 +51,12 @@ class Outcome:
     wrong: list[str] = field(default_factory=list)
 
 
-def storm(interpreter: interpreters.Interpreter, rounds: int, seed: int, shift: int = 0) -> Outcome:
-    """So many readings of all waits of a storm under that interpreter.
+def storm(
+    interpreter: interpreters.Interpreter, rounds: int, seed: int, mixed: bool = False
+) -> Outcome:
+    """So many readings of all waits of a storm under that interpreter, more where few are named.
 
-    ``shift`` gives each claim the holder of another one, so much later: a control.
+    ``mixed`` gives each claim the holder of another one, made at another time: a control.
     """
     with interpreters.scratch(interpreter) as scratch:
         log = scratch / "log"
@@ -59,9 +66,13 @@ def storm(interpreter: interpreters.Interpreter, rounds: int, seed: int, shift: 
         try:
             wait_ready(process)
             outcome, claims = _read(PythonReader(inspect(process.pid)), rounds)
+            # Who had taken a lock just now writes that down when it gets the GIL.
+            end_ns = time.monotonic_ns() + _GRACE_NS
+            wait_until(lambda: _entries(log)["time_ns"].max() > end_ns, "more of the log")
         finally:
             kill(process)
-        others = claims[shift:] + claims[:shift]
+        half = len(claims) // 2 if mixed else 0
+        others = claims[half:] + claims[:half]
         claims = [replace(one, tid=other.tid) for one, other in zip(claims, others, strict=True)]
         outcome.wrong = _check(log, claims)
     return outcome
@@ -69,7 +80,7 @@ def storm(interpreter: interpreters.Interpreter, rounds: int, seed: int, shift: 
 
 def _read(reader: PythonReader, rounds: int) -> tuple[Outcome, list[Claim]]:
     outcome, claims = Outcome(), []
-    while outcome.rounds < rounds:
+    while outcome.rounds < rounds or len(claims) < min(_ENOUGH, rounds):
         began_ns = time.monotonic_ns()
         try:
             blames = reader.blames(dict.fromkeys(reader.threads(), ("lock", 0)))
@@ -80,10 +91,27 @@ def _read(reader: PythonReader, rounds: int) -> tuple[Outcome, list[Claim]]:
         for blame in blames.values():
             outcome.waits += blame.resource.type == "Lock"
             if blame.resource.type == "Lock" and blame.holder and not _unlogged(blame.holder):
-                claim = Claim(blame.resource.address, blame.holder.tid, began_ns, ended_ns)
-                claims.append(claim)
+                holder = blame.holder
+                claims.append(
+                    Claim(blame.resource.address, holder.tid, began_ns, ended_ns, holder.frames)
+                )
     outcome.named = len(claims)
     return outcome, claims
+
+
+def _entries(log: Path) -> npt.NDArray[Any]:
+    entries = np.fromfile(log, _ENTRY)
+    return entries[entries["time_ns"] > 0]
+
+
+def _near(entries: npt.NDArray[Any], claim: Claim) -> list[Any]:
+    """What the log says of a lock around a claim: milliseconds from its begin, thread."""
+    own = entries[entries["lock"] == claim.lock]
+    at = int(np.searchsorted(own["time_ns"], claim.began_ns))
+    return [
+        (round((int(one["time_ns"]) - claim.began_ns) / 1e6, 3), int(one["tid"]))
+        for one in own[max(0, at - 4) : at + 4]
+    ]
 
 
 def _unlogged(holder: Party) -> bool:
@@ -93,8 +121,7 @@ def _unlogged(holder: Party) -> bool:
 
 def _check(log: Path, claims: list[Claim]) -> list[str]:
     """The claims that the log contradicts."""
-    entries = np.fromfile(log, _ENTRY)
-    entries = entries[entries["time_ns"] > 0]
+    entries = _entries(log)
     had: dict[tuple[int, int], list[tuple[int, int]]] = defaultdict(list)
     for lock in np.unique(entries["lock"]).tolist():
         own = entries[entries["lock"] == lock]
@@ -104,7 +131,7 @@ def _check(log: Path, claims: list[Claim]) -> list[str]:
             if tid:  # entry at + 1 says that it is let go, at + 2 that somebody else has it
                 had[lock, tid].append((times[at - 1], times[at + 2]))
     return [
-        f"{claim} of {had.get((claim.lock, claim.tid), [])[-3:]}"
+        f"{claim}; near it: {_near(entries, claim)}"
         for claim in claims
         if not any(
             start <= claim.ended_ns and claim.began_ns <= end

@@ -51,10 +51,14 @@ class IdleRules(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Sight:
-    """A crossed park and what was read of its thread and of its chain, before it is said."""
+    """A crossed park and what was read of its thread and of its chain, before it is said.
+
+    The thread is read before its blame, and the blame before the links.
+    """
 
     park: Park
     context: ThreadContext
+    blame: Blame | None = None
     links: tuple[SeenLink, ...] = ()
 
 
@@ -67,25 +71,23 @@ class Attributor:
         self._said: dict[int, Event] = {}
         self._unnamed: dict[int, tuple[Park, Resource]] = {}
 
-    def look(self, park: Park, blame: Blame | None) -> Sight:
-        """Read the thread of a park that has just crossed the threshold.
-
-        ``blame`` has been read before: what is true of the later reading is true of it.
-        """
+    def look(self, park: Park) -> Sight:
+        """Read the thread of a park that has just crossed the threshold."""
         context = self.context.describe(park.pid, park.tid, park.start_ns)
-        return Sight(park, context if blame is None else replace(context, blame=blame))
+        return Sight(park, context, context.blame)
 
-    def long_event(
-        self, sight: Sight, now_ns: int, outlasted: bool, chain: Sequence[Link] = ()
-    ) -> Event:
-        """The ``park_long`` event; only a name if the park may have ended before it was read.
+    def long_event(self, sight: Sight, now_ns: int, is_open: bool, chain: Sequence[Link]) -> Event:
+        """The ``park_long`` event; without what may have been read too late.
 
-        ``chain``: what has been confirmed of the sight's links.
+        ``is_open``: the park still lasts. ``chain``: what has been confirmed of the links.
         """
         park = sight.park
-        context = sight.context if outlasted else _name_only(sight.context)
-        if context.chain is not None:
-            chain = context.chain
+        context, blame = sight.context, sight.blame
+        if not (is_open or _ended_later(park, context.read_ns)):
+            context, blame = _name_only(context), None
+        elif blame is not None and not (is_open or _ended_later(park, blame.read_ns)):
+            blame = None
+        chain = context.chain if context.chain is not None else chain
         reason = self._rules.match(park.kind, context)
         # Without frames nobody knows whether the thread waits there by design.
         known = reason is not None or context.frames is not None
@@ -106,7 +108,7 @@ class Attributor:
                 "source": _SOURCES[park.source],
                 "syscall": syscall_name(park.syscall),
                 "fd": fd_of(park.syscall, park.address),
-                **_blame(park, context.blame, chain if outlasted else ()),
+                **_blame(park, blame, chain),
                 "python": context.python,
                 "stack": stack_list(context.frames),
                 "stack_torn": context.torn,
@@ -114,8 +116,8 @@ class Attributor:
             },
         )
         self._said[park.park_id] = event
-        if context.blame is not None and context.blame.resource.name is None:
-            self._unnamed[park.park_id] = park, context.blame.resource
+        if blame is not None and blame.resource.name is None:
+            self._unnamed[park.park_id] = park, blame.resource
         return event
 
     def end_event(self, park: Park, now_ns: int) -> Event:
@@ -207,15 +209,19 @@ def _why_awake(park: Park) -> str | None:
     return "thread" if park.waker_pid == park.pid else "process"
 
 
+def _ended_later(park: Park, read_ns: int) -> bool:
+    """Whether a park that is over by now had not ended when it was read."""
+    return not park.flags & Flag.COARSE and 0 < read_ns < park.end_ns
+
+
 def _name_only(context: ThreadContext) -> ThreadContext:
     """What holds of a thread whose park may have ended before it was looked at.
 
     That no interpreter knew it does not: a Python thread's state goes first when it ends.
     """
-    if context.frames is None and context.blame is None:
-        return context
-    python = context.python if context.frames is None else context.python or None
-    return ThreadContext(thread_name=context.thread_name, python=python)
+    if context.frames is None:
+        return replace(context, chain=None)
+    return ThreadContext(thread_name=context.thread_name, python=context.python or None)
 
 
 def _blame(park: Park, blame: Blame | None, chain: Sequence[Link]) -> dict[str, Any]:
@@ -223,6 +229,7 @@ def _blame(park: Park, blame: Blame | None, chain: Sequence[Link]) -> dict[str, 
     if blame is None:
         return {"resource": _resource(park), "holder": None, "candidates": [], "chain": None}
     holder = blame.holder
+    chain = chain if holder is not None else ()
     first = chain[0] if chain else None if holder is None else Link(holder)
     return {
         "resource": resource_dict(blame.resource),

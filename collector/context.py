@@ -54,7 +54,8 @@ class Blame:
     ``holder`` is true or None: never a guess. ``candidates`` are weaker: each says in
     ``how`` what speaks for it. ``needs``: native ids of the threads of which at least
     one has to act for the wait to end, None where that cannot be said for certain.
-    ``timed``: it ends by itself at a time limit; None when that is not known.
+    ``timed``: it ends by itself at a time limit; None when that is not known. ``read_ns``
+    is the source's time by which it had been read, 0 where that is unknown.
     """
 
     resource: Resource
@@ -62,6 +63,7 @@ class Blame:
     candidates: tuple[Party, ...] = ()
     needs: tuple[int, ...] | None = None
     timed: bool | None = None
+    read_ns: int = 0
 
 
 @dataclass(frozen=True, slots=True)

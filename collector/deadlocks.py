@@ -26,9 +26,11 @@ from collector.wait_graph import Deadlock, Node, ends_with_anyone, find
 
 MAX_THREADS = 2_000
 """A process with more threads is not searched for knots: reading them takes too long."""
-NAME_TRIES = 8
-"""Searches of a few milliseconds for the names of what the members wait for. Between any
-two the source is drained: no park_long comes later for it."""
+NAMING_NS = 50_000_000
+"""How long the names of what the members wait for are searched for before it is said
+without. The source is drained after each few milliseconds of it."""
+NAME_TRIES = 16
+"""… and how often, for a clock that stands still meanwhile."""
 AT_ONCE = 4
 """Parks that ``look_again`` reads again in one go, so that it stays cheap."""
 
@@ -45,7 +47,7 @@ class Parks(OpenParks, Protocol):
 class Suspicion:
     """A deadlock as it was read once; ``contexts`` are of the second reading.
 
-    ``names``: members whose resource has no name yet, which may still be found.
+    ``read_ns``: when that began. ``names``: members whose resource has no name yet.
     """
 
     pid: int
@@ -55,6 +57,7 @@ class Suspicion:
     blames: dict[int, Blame]
     census: Census | None
     names: list[int] = field(default_factory=list)
+    read_ns: int = 0
     tries: int = 0
     contexts: dict[int, ThreadContext] = field(default_factory=dict)
 
@@ -98,11 +101,11 @@ class DeadlockWatch:
         for suspicion in self._read_twice:
             if not self._all_open(suspicion):
                 continue
-            if self._looks_for_names(suspicion):
+            if self._looks_for_names(suspicion, now_ns):
                 waiting.append(suspicion)
             elif self._unsaid(suspicion):
                 events.append(_event(suspicion, now_ns))
-        again = [s for s in self._read_once if self._all_open(s) and self._reads_same(s)]
+        again = [s for s in self._read_once if self._all_open(s) and self._reads_same(s, now_ns)]
         self._read_once, self._read_twice = [], waiting + again
         return events
 
@@ -121,11 +124,20 @@ class DeadlockWatch:
             parks, blames, census = whole
             nodes = {tid: _node(blame, parks[tid]) for tid, blame in blames.items()}
             found = find(park.tid, nodes, frozenset(census.threads))
-        if found is None or not self._said.isdisjoint(parks[tid] for tid in found.members):
+        if found is None or not self._is_new([parks[tid] for tid in found.members]):
             return
         on = {tid: parks[tid] for tid in found.on}
         first = {tid: blames[tid] for tid in found.on}
         self._read_once.append(Suspicion(park.pid, park.tid, found, on, first, census))
+
+    def _is_new(self, members: list[Park]) -> bool:
+        """Whether none of them is in a deadlock that was said or is suspected already."""
+        suspected = {
+            park
+            for suspicion in (*self._read_once, *self._read_twice)
+            for park in suspicion.parks.values()
+        }
+        return self._said.isdisjoint(members) and suspected.isdisjoint(members)
 
     def _chain(self, park: Park) -> tuple[dict[int, Park], dict[int, Blame]]:
         """The parks that a park's end depends on, and what each is for, if it could be read."""
@@ -173,9 +185,10 @@ class DeadlockWatch:
         self._said.update(members)
         return True
 
-    def _looks_for_names(self, suspicion: Suspicion) -> bool:
-        """Search once more for a name; False when there is none left to search for."""
-        if not suspicion.names or suspicion.tries >= NAME_TRIES:
+    def _looks_for_names(self, suspicion: Suspicion, now_ns: int) -> bool:
+        """Search once more for a name; False when there is no name or no time left."""
+        late = now_ns > suspicion.read_ns + NAMING_NS or suspicion.tries >= NAME_TRIES
+        if late or not suspicion.names:
             return False
         suspicion.tries += 1
         tid = suspicion.names[0]
@@ -188,7 +201,7 @@ class DeadlockWatch:
             suspicion.names.pop(0)
         return True
 
-    def _reads_same(self, suspicion: Suspicion) -> bool:
+    def _reads_same(self, suspicion: Suspicion, now_ns: int) -> bool:
         """Read everything once more; keep the members' stacks of this reading."""
         pid, members = suspicion.pid, suspicion.found.members
         again = self._context.blames(pid, {t: p.parked for t, p in suspicion.parks.items()})
@@ -207,6 +220,7 @@ class DeadlockWatch:
         if found is None:
             return False
         suspicion.found, suspicion.blames = found, dict(again)
+        suspicion.read_ns = now_ns
         suspicion.names = [t for t in found.members if again[t].resource.name is None]
         suspicion.contexts = {
             tid: self._context.describe(pid, tid, suspicion.parks[tid].start_ns)

@@ -22,7 +22,6 @@ from collector.park import Park
 from collector.parks import Findings, ParkDetector
 from collector.sinks import Sink
 from collector.source import RecordSource
-from probes.wire import Flag
 
 HEALTH_PERIOD_NS = 1_000_000_000
 _IDLE_POLL_NS = 250_000_000
@@ -207,20 +206,18 @@ class Pipeline:
 
     def _look(self, crossed: Sequence[Park]) -> list[Sight]:
         """Read the threads of parks that crossed, and then those that they wait for."""
+        sights = [self._attributor.look(park) for park in crossed]
         self._blames.forget()
         self._blames.read(crossed)
-        sights = [self._attributor.look(park, self._blames.of(park)) for park in crossed]
-        return [
-            replace(sight, links=self._chains.look(sight.park, sight.context.blame))
-            for sight in sights
-        ]
+        blamed = [replace(s, blame=self._blames.of(s.park) or s.blame) for s in sights]
+        return [replace(s, links=self._chains.look(s.park, s.blame)) for s in blamed]
 
     def _say_long(self, sights: Sequence[Sight]) -> None:
         events = []
         for sight in sights:
-            outlasted = self._detector.is_open(sight.park) or _ended_later(sight)
+            is_open = self._detector.is_open(sight.park)
             chain = self._chains.confirmed(sight.links, sight.park.pid)
-            events.append(self._attributor.long_event(sight, self._now_ns, outlasted, chain))
+            events.append(self._attributor.long_event(sight, self._now_ns, is_open, chain))
             self.counters.long_parks[sight.park.kind] += 1
             self.counters.idle_parks += int(bool(sight.park.idle))
         self._emit(events)
@@ -269,9 +266,3 @@ class Pipeline:
         self._health()
         totals = self.counters.to_dict()
         self._emit([Event("detached", self._now_ns, data={"why": self._why, "totals": totals})])
-
-
-def _ended_later(sight: Sight) -> bool:
-    """Whether the park is over by now but its stack had been read before its end."""
-    coarse = bool(sight.park.flags & Flag.COARSE)
-    return not coarse and 0 < sight.context.read_ns < sight.park.end_ns

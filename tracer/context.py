@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 
 from collector.context import UNKNOWN, Blame, Census, NameFound, ParkedAt, Resource, ThreadContext
 from collector.wait_graph import NATIVE
@@ -100,6 +101,8 @@ class TargetContext:
             return {}
         try:
             found = reader.blames(waits)
+            now_ns = time.monotonic_ns()
+            found = {tid: replace(blame, read_ns=now_ns) for tid, blame in found.items()}
             native = waits.keys() - found.keys() - reader.threads().keys()
             return found | {tid: one for tid in native if (one := _native_blame(pid, tid))}
         except ParkscopeError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from collector.context import (
     Blame,
     Census,
     Frame,
+    NameFound,
     NoBlames,
     ParkedAt,
     Party,
@@ -36,6 +38,11 @@ class Target(NoBlames):
         self.handlers = False
         self.more_threads: dict[int, bool] = {}
         self.reads = 0
+        self.name_after = 0
+
+    def find_name(self, _pid: int, _resource: Resource, /) -> NameFound:
+        self.name_after -= 1
+        return NameFound("app.late" if self.name_after <= 0 else None, self.name_after <= 0)
 
     def park(self, tid: int, needs: int | None, type_: str = "Lock", **more: Any) -> Park:
         park = Park(PID, tid, more.pop("kind", "lock"), Seen.SCAN, tid * MS, 0x1000 + tid)
@@ -160,6 +167,24 @@ def test_a_name_that_is_found_in_between_is_no_difference() -> None:
 def test_a_wait_with_a_limit_is_no_deadlock() -> None:
     target, park = two(timed=True)
     assert not said(watch(target), park)
+
+
+@pytest.mark.parametrize("found_after", [3, 10_000])
+def test_names_are_searched_for_but_not_for_long(found_after: int) -> None:
+    target, park = two()
+    for tid in (1, 2):
+        old = target.found[tid]
+        target.found[tid] = replace(old, resource=replace(old.resource, name=None))
+    target.name_after = found_after
+    watched = watch(target)
+    watched.suspect([park])
+    events: list[Event] = []
+    for drains in range(40):
+        events += watched.advance(300 * MS)
+        assert watched.busy is not bool(events), drains
+    (event,) = events
+    names = {one["waits_on"]["name"] for one in event.data["cycle"]}
+    assert names == ({"app.late"} if found_after == 3 else {None})
 
 
 def test_the_other_thread_need_not_be_parked_for_long() -> None:

@@ -45,7 +45,7 @@ def compare(interpreter: Interpreter) -> Compared:
         }
         for tid, truth in truths.items():  # one by one it is the same, now from caches
             blame = reader.blame(tid, "lock", procfs.futex_wait(pid, tid)[0])
-            found[tid] += _wrong(truth, blame, names.get(tid))
+            found[tid] += _wrong(truth, blame, names.get(tid)) + _unsuspected(truth, blame)
     wrong = [f"{truths[tid]['scene']}: {words}" for tid, words in found.items() if words]
     return Compared(len(truths), len(truths) - len(wrong), wrong)
 
@@ -85,3 +85,10 @@ def _wrong(truth: Mapping[str, Any], blame: Blame | None, name: str | None) -> l
     if blame.timed is not truth["timed"]:
         found.append(f"timed {blame.timed}")
     return found
+
+
+def _unsuspected(truth: Mapping[str, Any], blame: Blame | None) -> list[str]:
+    """Whether a holder that leaves traces is missing among the candidates."""
+    candidates = () if blame is None else blame.candidates
+    missing = truth["suspect"] and truth["holder"] not in [one.tid for one in candidates]
+    return [f"candidates are {candidates}"] if missing else []

@@ -79,7 +79,8 @@ def storm(
 
 
 def _read(reader: PythonReader, rounds: int) -> tuple[Outcome, list[Claim]]:
-    outcome, claims = Outcome(), []
+    outcome = Outcome()
+    claims: list[Claim] = []
     while outcome.rounds < rounds or len(claims) < min(_ENOUGH, rounds):
         began_ns = time.monotonic_ns()
         try:

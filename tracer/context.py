@@ -97,7 +97,7 @@ class TargetContext:
     def blames(self, pid: int, waits: Mapping[int, ParkedAt], /) -> dict[int, Blame]:
         """What many parked threads of a process wait for, by tid; without those unknown."""
         reader = self._readers.get(pid)
-        if reader is None:
+        if reader is None or not alive(reader.target):
             return {}
         try:
             found = reader.blames(waits)
@@ -125,7 +125,7 @@ class TargetContext:
     def find_name(self, pid: int, resource: Resource, /) -> NameFound:
         """Go on looking for the name of a resource that had none, for a few milliseconds."""
         reader = self._readers.get(pid)
-        if reader is None:
+        if reader is None or not alive(reader.target):
             return NameFound(None, done=True)
         try:
             return reader.find_name(resource)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 from pathlib import Path
@@ -117,3 +118,24 @@ def test_every_offset_is_the_compilers(interpreter: Interpreter, tmp_path: Path)
         check=False,
     )
     assert done.returncode == 0, done.stderr
+
+
+OPCODES = """
+import json, opcode
+try:
+    from _opcode_metadata import opmap
+except ImportError:
+    opmap = opcode.opmap
+names = ("PUSH_EXC_INFO", "WITH_EXCEPT_START", "INSTRUMENTED_LINE")
+print(json.dumps({"op_" + name.lower(): opmap.get(name, 0) for name in names}))
+"""
+
+
+@matrix()
+def test_opcodes_are_the_interpreters(interpreter: Interpreter) -> None:
+    said = subprocess.run(
+        [*interpreter.argv, "-c", OPCODES], capture_output=True, text=True, check=True, cwd="/"
+    ).stdout
+    constants = load(interpreter.version[:2]).constants
+    for name, number in json.loads(said).items():
+        assert constants[name] == number

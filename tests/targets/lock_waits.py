@@ -2,7 +2,8 @@
 
 One JSON object on stdout: {native id of a waiter: {"scene", "type", "address", "names" (any of
 them is right; null is for "none can be told"), "holder" (native id, null), "proof" (whether
-the holder has to be found: with-held, owned, joined), "timed", "innermost" (function, line)}}.
+the holder has to be found: with-held, owned, joined), "suspect" (whether it has to be a
+candidate), "timed", "innermost" (function, line)}}.
 Then it stays as it is until it is killed.
 """
 
@@ -49,6 +50,7 @@ def wait(scene, function, kind, thing, names, holder=None, proof=False, timed=Fa
             "names": names,
             "holder": None if holder is None else holder.native_id,
             "proof": proof,
+            "suspect": False,
             "timed": timed,
         }
         there.set()
@@ -245,6 +247,9 @@ def locks():
     for hold in (acquired, suspended_generator, exit_stack, context_manager, ended):
         lock = threading.Lock()
         held(hold.__name__, lock, hold, [None, *local(hold)], proof=False)
+        if hold is not suspended_generator:  # which looks like nothing from outside
+            for waiter in waiters.values():
+                waiter["suspect"] |= waiter["address"] == id(lock)
 
 
 def local(hold):

@@ -200,6 +200,20 @@ class FrameReader:
             if not chain.gone
         }
 
+    def suspended(self, addresses: Sequence[int]) -> list[Call | None]:
+        """The frames at some addresses (of generators that do not run), each by itself."""
+        raws = self._memory.read_many([(at, self._parser.span) for at in addresses])
+        frames = self._parser.parse(addresses, raws)
+        codes = self.codes.look_up({one.code: one.namespace for one in frames if one})
+        found: list[Call | None] = []
+        for frame in frames:
+            code = codes.get(frame.code) if frame else None
+            place = self._place(frame, code) if frame else None
+            found.append(
+                Call(place.frame, frame, place.code, place.offset) if frame and place else None
+            )
+        return found
+
     def stacks(self, states: Iterable[ThreadState], limit: int) -> dict[int, Stack]:
         """The stacks of some threads, keyed by thread state address.
 

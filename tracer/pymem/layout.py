@@ -144,6 +144,7 @@ _REQUIRED = (
     "PyDescrObject.d_type",
     "PyDescrObject.d_name",
     "PyCellObject.ob_ref",
+    "PyGenObject.gi_iframe",
 )
 
 _EITHER = (

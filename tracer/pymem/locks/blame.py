@@ -16,7 +16,9 @@ from collector.context import Blame, Frame, NameFound, Party, Resource
 from probes.errors import MemoryReadError
 from tracer.pymem.attributes import AttributeReader
 from tracer.pymem.frames import FrameReader, Glance
+from tracer.pymem.graph import GraphReader
 from tracer.pymem.layout import Layout
+from tracer.pymem.locks.candidates import CandidateReader
 from tracer.pymem.locks.holders import Claim, HolderReader
 from tracer.pymem.locks.kinds import Kinds, LockState
 from tracer.pymem.locks.names import SLICE_NS, NameSearch
@@ -32,6 +34,7 @@ SHOWN = 32
 """Frames of a holder that are given."""
 _THREAD_LOCKS = ("_tstate_lock", "_handle", "_os_thread_handle")
 _GIL_TRIES = 16
+_MAX_SUSPECTED = 4  # locks for which candidates are looked for at once
 _UNNAMED = frozenset({"GIL", "Thread", "lock"})  # or named by something else than their place
 
 
@@ -96,6 +99,14 @@ class BlameReader:
         self._holders = HolderReader(
             layout, objects, frames.codes, self._kinds, self._slots, self._waits
         )
+        self._candidates = CandidateReader(
+            layout,
+            objects,
+            frames,
+            GraphReader(memory, layout, objects),
+            self._holders,
+            self._slots,
+        )
 
     def blames(self, waits: Mapping[int, Wait], threads: Threads) -> dict[int, Blame]:
         """What each of these parked threads waits for; left out where that cannot be told."""
@@ -158,7 +169,8 @@ class BlameReader:
         blames = {
             tid: self._blame(tid, one, waits[tid], claims, threads) for tid, one in found.items()
         }
-        return self._named(self._confirmed(found, blames), stacks, threads)
+        blames = self._suspected(found, self._confirmed(found, blames), threads)
+        return self._named(blames, stacks, threads)
 
     def _named(
         self, blames: Mapping[int, Blame], stacks: Mapping[int, Glance], threads: Threads
@@ -236,6 +248,34 @@ class BlameReader:
             (holder,) = self._parties([claim], threads, "inside `with`")
             return replace(blame, holder=holder, needs=(holder.tid,))
         return replace(blame, candidates=self._parties(mine, threads, "inside `with`"))
+
+    def _suspected(
+        self, found: Mapping[int, Found], blames: Mapping[int, Blame], threads: Threads
+    ) -> dict[int, Blame]:
+        """The same with what speaks for a thread where no other word about a held lock is."""
+        open_ = {
+            tid: found[tid].lock
+            for tid, one in blames.items()
+            if one.resource.type == "Lock" and not one.holder and not one.candidates
+        }
+        locks = {lock.address for lock in open_.values() if lock is not None and lock.held}
+        if not locks:
+            return dict(blames)
+        stacks = self._glance(threads.states, threads)
+        suspects = {}
+        for address in sorted(locks)[:_MAX_SUSPECTED]:
+            waiters = {tid for tid, one in found.items() if one.address == address}
+            others = {tid: stack for tid, stack in stacks.items() if tid not in waiters}
+            suspects[address] = tuple(
+                self._party(tid, threads, how)
+                for tid, how in self._candidates.find(address, others).items()
+            )
+        return {
+            tid: replace(one, candidates=suspects.get(one.resource.address, one.candidates))
+            if tid in open_
+            else one
+            for tid, one in blames.items()
+        }
 
     def _owned(self, blame: Blame, lock: LockState, interpreter: int, threads: Threads) -> Blame:
         tid = threads.by_ident(interpreter, lock.owner) if lock.owner and lock.held else 0

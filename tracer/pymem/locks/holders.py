@@ -11,7 +11,7 @@ Python/bytecodes.c; Include/cpython/methodobject.h, classobject.h, descrobject.h
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -49,7 +49,16 @@ class Claim:
     lost: str = ""
 
 
-class _Exit(NamedTuple):
+class Body(NamedTuple):
+    """A frame that stands in bodies. ``depths``: those of the bodies, innermost first."""
+
+    thread: int
+    level: int
+    call: Call
+    depths: tuple[int, ...]
+
+
+class Exit(NamedTuple):
     """A place on a value stack where a manager's ``__exit__`` must be, and what is there."""
 
     thread: int
@@ -85,15 +94,8 @@ class HolderReader:
 
         Innermost first per thread.
         """
-        bodies = self._all_bodies(stacks)
-        found = self._slots.read([call for _, _, call, _ in bodies])
-        exits = [
-            _Exit(thread, level, slots, depth, slots.stack(depth - 2), slots.stack(depth - 1))
-            for (thread, level, _, depths), slots in zip(bodies, found, strict=True)
-            if slots is not None
-            for depth in depths
-        ]
-        managers = self._managers([(one.low, one.high) for one in exits])
+        exits = self._exits(self._all_bodies(stacks))
+        managers = self.managers(exits)
         locks = self._locks_of(managers)
         return [
             self._claim(stacks[one.thread], one, manager, locks.get(manager, 0))
@@ -101,31 +103,51 @@ class HolderReader:
             if manager in wanted or locks.get(manager, 0) in wanted
         ]
 
-    def _all_bodies(
-        self, stacks: Mapping[int, Glance]
-    ) -> list[tuple[int, int, Call, tuple[int, ...]]]:
-        """Frames that stand in bodies: thread, level of the frame, the frame, the depths."""
+    def _exits(self, bodies: Sequence[Body]) -> list[Exit]:
+        found = self._slots.read([one.call for one in bodies])
+        return [
+            Exit(one.thread, one.level, slots, at, slots.stack(at - 2), slots.stack(at - 1))
+            for one, slots in zip(bodies, found, strict=True)
+            if slots is not None
+            for at in one.depths
+        ]
+
+    def _all_bodies(self, stacks: Mapping[int, Glance]) -> list[Body]:
         found = []
         for thread, stack in stacks.items():
             for level, (raw, place) in enumerate(stack.standing()):
                 depths = self._bodies(place)
                 if depths:
                     call = Call(place.frame, raw, place.code, place.offset)
-                    found.append((thread, level, call, depths))
+                    found.append(Body(thread, level, call, depths))
         return found
 
-    def _bodies(self, place: Place) -> tuple[int, ...]:
+    def within(self, stacks: Mapping[int, Glance]) -> list[tuple[Exit, int]]:
+        """Every body that these threads stand in, with its manager."""
+        exits = self._exits(self._all_bodies(stacks))
+        pairs = zip(exits, self.managers(exits), strict=True)
+        return [(one, manager) for one, manager in pairs if manager]
+
+    def suspended(self, calls: Mapping[int, Call]) -> list[tuple[int, int]]:
+        """The same of frames that do not run (of generators), by any key: key, manager."""
+        bodies = [Body(key, 0, call, self._bodies(call)) for key, call in calls.items()]
+        exits = self._exits([one for one in bodies if one.depths])
+        pairs = zip(exits, self.managers(exits), strict=True)
+        return [(one.thread, manager) for one, manager in pairs if manager]
+
+    def _bodies(self, place: Place | Call) -> tuple[int, ...]:
         try:
             return self._codes.bodies(place.code, place.offset)
         except MemoryReadError:
             return ()
 
-    def _managers(self, pairs: list[tuple[int, int]]) -> list[int]:
-        """For each pair of words at the top of a body's part of the stack, its manager; or 0.
+    def managers(self, exits: Sequence[Exit]) -> list[int]:
+        """The manager of each body, 0 where the words at its place are no ``__exit__``.
 
-        ``bound_method``: the upper is the bound ``__exit__``. ``function_and_self``: the
+        ``bound_method``: the upper word is the bound ``__exit__``. ``function_and_self``: the
         lower is ``__exit__``, the upper what it is called with, if it is not bound.
         """
+        pairs = [(one.low, one.high) for one in exits]
         if self._bound:
             return self._selves([high for _, high in pairs])
         bound = iter(self._selves([low for low, high in pairs if not high]))
@@ -176,7 +198,7 @@ class HolderReader:
             return ""
         return info.name if info.static else ""
 
-    def _claim(self, stack: Glance, one: _Exit, manager: int, lock: int) -> Claim:
+    def _claim(self, stack: Glance, one: Exit, manager: int, lock: int) -> Claim:
         slots = one.slots
         code = slots.call.code.address
         place = (slots.address, code, one.depth, one.low, one.high, manager, lock)

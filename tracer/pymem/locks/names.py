@@ -34,6 +34,7 @@ SLICE_NS = 3_000_000
 _BATCH = 256
 _BESIDE = 8  # modules that the frames' modules refer to, which count as near
 _DEEP = 2
+_MAX_FOLLOWED = 256  # of the values of one object, on the way to the next step
 _MAX_KNOWN = 1024
 _MAX_OPEN = 64
 _MAX_FRAMES = 512
@@ -219,8 +220,10 @@ class NameSearch:
                 name = self._path(root.name, contents, index)
                 if name is not None:
                     return _Known(name, (*root.places, (contents.place(index), target)))
-            for index, value in enumerate(contents.values if following is not None else ()):
-                if value and following is not None and len(following) < MAX_VISITED:
+            if following is None or len(following) >= MAX_VISITED:
+                continue
+            for index, value in enumerate(contents.values[:_MAX_FOLLOWED]):
+                if value:
                     step = f"{root.name}\0{_step_of(contents, index)}"
                     places = (*root.places, (contents.place(index), value))
                     following.append(_Root(step, value, places))

@@ -142,18 +142,26 @@ class Attributor:
             },
         )
 
-    def name_more(self) -> tuple[Park, Resource] | None:
-        """Go on looking, for a few milliseconds, for the name that one park came without."""
+    def name_more(self) -> list[tuple[Park, Resource]]:
+        """Look on, for a few milliseconds, for the name of one thing: the parks that it names."""
         park_id = next(iter(self._unnamed), None)
         if park_id is None:
-            return None
+            return []
         park, resource = self._unnamed.pop(park_id)
         name, done = self.context.find_name(park.pid, resource)
-        if name is not None:
-            return park, replace(resource, name=name)
-        if not done:
-            self._unnamed[park_id] = park, resource  # behind the others
-        return None
+        if name is None:
+            if not done:
+                self._unnamed[park_id] = park, resource  # behind the others
+            return []
+        same = {
+            other: one
+            for other, (one, wanted) in self._unnamed.items()
+            if one.pid == park.pid and wanted == resource
+        }
+        for other in same:
+            del self._unnamed[other]
+        named = replace(resource, name=name)
+        return [(one, named) for one in (park, *same.values())]
 
     @property
     def names_missing(self) -> bool:

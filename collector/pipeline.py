@@ -81,7 +81,7 @@ class Pipeline:
         self._blames = Blames(attributor.context, detector)
         self._chains = Chains(self._blames, detector)
         self._deadlocks = DeadlockWatch(attributor.context, detector, self._blames)
-        self._named_later: tuple[Park, Resource] | None = None
+        self._named_later: list[tuple[Park, Resource]] = []
         self._naming_due_ns = 0
         self._accountant = Accountant(options.alloc_events, options.follow)
         self._started_ns: int | None = None
@@ -156,7 +156,7 @@ class Pipeline:
     def _poll_timeout_ns(self) -> int:
         if self._started_ns is None:
             return 0
-        if self._deadlocks.busy or self._named_later is not None:
+        if self._deadlocks.busy or self._named_later:
             return 0
         due = [self._now_ns + _IDLE_POLL_NS, self._health_due_ns]
         if self._attributor.names_missing:
@@ -232,11 +232,14 @@ class Pipeline:
             self._named_later = self._attributor.name_more()
 
     def _say_named(self) -> None:
-        """What was found for a park that outlasted the finding."""
-        named, self._named_later = self._named_later, None
-        if named is not None and self._detector.is_open(named[0]):
-            event = self._attributor.named_event(*named, self._now_ns)
-            self._emit([event] if event is not None else [])
+        """What was found for parks that outlasted the finding."""
+        events = [
+            self._attributor.named_event(park, resource, self._now_ns)
+            for park, resource in self._named_later
+            if self._detector.is_open(park)
+        ]
+        self._named_later = []
+        self._emit([event for event in events if event is not None])
 
     def _say_ended(self, parks: Sequence[Park]) -> None:
         self._emit([self._attributor.end_event(park, self._now_ns) for park in parks])

@@ -22,6 +22,7 @@ from tracer.totals import totals_line
 _DIM, _BOLD, _RED, _YELLOW, _GREEN, _END = (
     f"\x1b[{code}m" for code in ("2", "1", "31", "33", "32", "0")
 )
+_MAX_NAMED = 1024
 _COLOUR_OF: Mapping[str, str] = {
     "park_long": _BOLD + _RED,
     "park_end": _GREEN,
@@ -56,6 +57,7 @@ class HumanLines:
         self._stream = stream
         self._style = style
         self._first_ns: int | None = None
+        self._named: set[tuple[int | None, str]] = set()
 
     def on_records(self, records: npt.NDArray[Any], dropped: dict[int, int], now_ns: int) -> None:
         """Nothing: records are not for reading."""
@@ -70,11 +72,23 @@ class HumanLines:
         lines = [
             f"{stamp(event.ts_ns, self._style, self._first_ns or 0)}  {text}\n"
             for event in events
-            if (text := line(event, self._style)) is not None
+            if self._is_news(event) and (text := line(event, self._style)) is not None
         ]
         if lines:
             self._stream.write("".join(lines))
             self._stream.flush()
+
+    def _is_news(self, event: Event) -> bool:
+        """A name is said once, of the first of those that wait for the thing."""
+        if event.event != "resource_named":
+            return True
+        thing_of = event.pid, str(event.data.get("resource"))
+        if thing_of in self._named:
+            return False
+        if len(self._named) >= _MAX_NAMED:
+            self._named.clear()
+        self._named.add(thing_of)
+        return True
 
     def on_health(self, counters: Counters, now_ns: int) -> None:
         """Nothing: the totals come at the end."""

@@ -10,7 +10,15 @@ import numpy.typing as npt
 import pytest
 
 from collector.attribution import Attributor, NoContext, NoIdleRules
-from collector.context import Frame, NoBlames, ParkedAt, ThreadContext
+from collector.context import (
+    Blame,
+    Frame,
+    NameFound,
+    NoBlames,
+    ParkedAt,
+    Resource,
+    ThreadContext,
+)
 from collector.counters import Counters
 from collector.events import COMMON, Event
 from collector.parks import ParkDetector
@@ -292,3 +300,50 @@ def test_every_event_has_the_common_keys_and_comes_back_from_json() -> None:
         flat = event.to_dict()
         assert tuple(flat)[: len(COMMON)] == COMMON
         assert Event.from_dict(flat).to_dict() == flat
+
+
+class Unnamed(Names):
+    """One lock for all; its name is found at the third try."""
+
+    def __init__(self) -> None:
+        self.tries = 0
+
+    def describe(
+        self, pid: int, tid: int, since_ns: int, parked: ParkedAt | None = None, /
+    ) -> ThreadContext:
+        return ThreadContext("worker-1", True, FRAMES, blame=Blame(Resource("Lock", None, 0x90)))
+
+    def find_name(self, pid: int, resource: Resource, /) -> NameFound:
+        self.tries += 1
+        return NameFound("app.lock" if self.tries == 3 else None, done=self.tries == 3)
+
+
+def lock_wait(ts: int, since: int, tid: int) -> bytes:
+    return make(
+        Kind.THREAD_STATE, ts_ns=ts * MS, pid=PID, tid=tid, since_ns=since * MS, syscall=202,
+        state=RunState.SLEEPING, arg0=0x5000, flags=Flag.WATCHED,
+    ).tobytes()  # fmt: skip
+
+
+def test_a_name_that_is_found_is_said_of_all_that_still_wait_for_the_thing() -> None:
+    target = Unnamed()
+    waits = b"".join(lock_wait(90, 10, tid) for tid in (21, 22, 23))
+    over = make(
+        Kind.WAKE, ts_ns=330 * MS, pid=PID, tid=23, waker_pid=PID, waker_tid=5, waker_syscall=202
+    ).tobytes()
+    sink, _, _ = run(
+        [
+            Batch(90 * MS, waits),
+            *(Batch(ms * MS) for ms in (210, 211, 260, 310)),
+            Batch(350 * MS, over),
+            *(Batch(ms * MS) for ms in (400, 450, 500)),
+            Batch(501 * MS, done=True),
+        ],
+        target,
+    )
+    named = sink.named("resource_named")
+    assert {event.tid for event in named} == {21, 22}, "the third had ended by then"
+    assert {event.data["resource"]["name"] for event in named} == {"app.lock"}
+    assert target.tries == 3
+    (end,) = sink.named("park_end")
+    assert end.data["waker"]["why"] == "thread"

@@ -295,6 +295,16 @@ def test_the_sink_writes_lines_per_batch_and_nothing_for_numbers() -> None:
     ]
 
 
+def test_a_name_is_said_once_for_all_who_wait_for_the_thing() -> None:
+    stream = io.StringIO()
+    sink = HumanLines(stream, Style())
+    other = {**LOCK, "name": "app.other"}
+    sink.on_events([park("resource_named", resource=LOCK, tid=n) for n in (1, 2)])
+    sink.on_events([park("resource_named", resource=one, tid=3) for one in (LOCK, other)])
+    said = stream.getvalue().splitlines()
+    assert [text.rpartition(" ")[2] for text in said] == ["app.cache._lock", "app.other"]
+
+
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
     lambda inner: (

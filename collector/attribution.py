@@ -53,13 +53,15 @@ class IdleRules(Protocol):
 class Sight:
     """A crossed park and what was read of its thread and of its chain, before it is said.
 
-    The thread is read before its blame, and the blame before the links.
+    The thread is read before its blame, and the blame before the links. ``idle``: by what
+    was read it waits there by design.
     """
 
     park: Park
     context: ThreadContext
     blame: Blame | None = None
     links: tuple[SeenLink, ...] = ()
+    idle: bool = False
 
 
 class Attributor:
@@ -74,7 +76,8 @@ class Attributor:
     def look(self, park: Park) -> Sight:
         """Read the thread of a park that has just crossed the threshold."""
         context = self.context.describe(park.pid, park.tid, park.start_ns)
-        return Sight(park, context, context.blame)
+        idle = self._rules.match(park.kind, context) is not None
+        return Sight(park, context, context.blame, idle=idle)
 
     def long_event(self, sight: Sight, now_ns: int, is_open: bool, chain: Sequence[Link]) -> Event:
         """The ``park_long`` event; without what may have been read too late.

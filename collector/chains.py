@@ -51,6 +51,10 @@ class Blames:
         """Time has passed: what was read may no longer hold."""
         self._known.clear()
 
+    def known(self, park: Park) -> Blame | None:
+        """What has been read of a park already."""
+        return self._known.get(park)
+
     def of(self, park: Park) -> Blame | None:
         """What one park is for; None where that could not be read."""
         if park not in self._known:

@@ -73,6 +73,7 @@ class DeadlockWatch:
         self._read_twice: list[Suspicion] = []
         self._said: set[Park] = set()
         self._unclear: dict[Park, None] = {}
+        self._examined: set[int] = set()
 
     @property
     def busy(self) -> bool:
@@ -81,16 +82,19 @@ class DeadlockWatch:
 
     def suspect(self, parks: Iterable[Park]) -> None:
         """Follow the chains of parks that have just crossed the threshold."""
+        self._examined.clear()
         for park in parks:
-            if park.kind in EXPLAINED and self._parks.is_open(park):
+            # One that is idle by design is no start: whoever it holds up is one.
+            if park.kind in EXPLAINED and not park.idle and self._parks.is_open(park):
                 self._follow(park)
 
     def look_again(self) -> None:
         """About once a second: chains that could not be read, knots that were not yet tied."""
         self._said = {park for park in self._said if self._parks.is_open(park)}
-        waiting = [park for park in self._unclear if self._parks.is_open(park)]
+        waiting = [p for p in self._unclear if self._parks.is_open(p) and not p.idle]
         self._unclear = dict.fromkeys(waiting[AT_ONCE:])
         self._blames.forget()
+        self._examined.clear()
         for park in waiting[:AT_ONCE]:
             self._follow(park)
 
@@ -120,7 +124,7 @@ class DeadlockWatch:
             if anyone or len(blames) < len(parks):
                 self._unclear[park] = None
             if not (anyone and (whole := self._whole_process(park.pid))):
-                return
+                return  # or it has been looked at for another thread: the answer is the same
             parks, blames, census = whole
             nodes = {tid: _node(blame, parks[tid]) for tid, blame in blames.items()}
             found = find(park.tid, nodes, frozenset(census.threads))
@@ -160,7 +164,13 @@ class DeadlockWatch:
         return parks, blames
 
     def _whole_process(self, pid: int) -> tuple[dict[int, Park], dict[int, Blame], Census] | None:
-        """All threads of a process, provided that each waits and it is known for what."""
+        """All threads of a process, provided that each waits and it is known for what.
+
+        Once per round: a knot is one of the whole process, from whichever thread it is seen.
+        """
+        if pid in self._examined:
+            return None
+        self._examined.add(pid)
         parks = {park.tid: park for park in self._parks.open_parks if park.pid == pid}
         if len(parks) > MAX_THREADS or any(p.kind not in EXPLAINED for p in parks.values()):
             return None

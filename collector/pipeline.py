@@ -27,6 +27,9 @@ HEALTH_PERIOD_NS = 1_000_000_000
 _IDLE_POLL_NS = 250_000_000
 """With nothing due the loop still comes round four times a second: a person who
 presses Ctrl-C waits no longer than that, and its cost is not measurable."""
+_MANY = 32
+"""When more parks than this cross at once, those that are idle by design are not looked
+into any further: an attach to a pool of a thousand workers has better to do."""
 _NAMING_PERIOD_NS = 40_000_000
 _NAMING_MARGIN_NS = 10_000_000
 """Looking on for a name takes some milliseconds at a time: a tenth of a core, and only
@@ -134,7 +137,7 @@ class Pipeline:
         found, sights = self._take_batch(self._poll_timeout_ns())
         self._say_named()
         self._emit(self._deadlocks.advance(self._now_ns))
-        self._deadlocks.suspect(sight.park for sight in sights)
+        self._deadlocks.suspect(s.park for s in sights if not s.idle)
         while sights or self._deadlocks.busy:
             # The stacks have been read; only a park that outlasted that, as is known
             # after whatever happened meanwhile, held still for it.
@@ -142,7 +145,7 @@ class Pipeline:
             self._say_long(sights)
             self._say_ended(found.ended)
             self._emit(self._deadlocks.advance(self._now_ns))
-            self._deadlocks.suspect(sight.park for sight in more)
+            self._deadlocks.suspect(s.park for s in more if not s.idle)
             found, sights = later, more
         self._say_ended(found.ended)
         self._emit(self._accountant.losses(self._now_ns))
@@ -208,8 +211,9 @@ class Pipeline:
         """Read the threads of parks that crossed, and then those that they wait for."""
         sights = [self._attributor.look(park) for park in crossed]
         self._blames.forget()
-        self._blames.read(crossed)
-        blamed = [replace(s, blame=self._blames.of(s.park) or s.blame) for s in sights]
+        many = len(sights) > _MANY
+        self._blames.read(sight.park for sight in sights if not (many and sight.idle))
+        blamed = [replace(s, blame=self._blames.known(s.park) or s.blame) for s in sights]
         return [replace(s, links=self._chains.look(s.park, s.blame)) for s in blamed]
 
     def _say_long(self, sights: Sequence[Sight]) -> None:

@@ -347,3 +347,40 @@ def test_a_name_that_is_found_is_said_of_all_that_still_wait_for_the_thing() -> 
     assert target.tries == 3
     (end,) = sink.named("park_end")
     assert end.data["waker"]["why"] == "thread"
+
+
+@pytest.mark.parametrize(
+    ("syscall", "waker", "woken_by", "flags", "why"),
+    [
+        (202, 5, 202, 0, "thread"),
+        (45, 99, 44, 0, "process"),
+        (202, 5, 62, 0, "signal"),  # kill
+        (202, 0, -1, Flag.TIMED_OUT, "timer"),
+        (230, 99, 0, 0, "timer"),  # whoever ran when the clock struck
+        (230, 5, 234, 0, "signal"),  # tgkill
+        (202, 99, 0, 0, None),  # a bystander
+        (202, 0, -1, 0, None),
+    ],
+)
+def test_why_a_park_ended(
+    syscall: int, waker: int, woken_by: int, flags: int, why: str | None
+) -> None:
+    state = make(
+        Kind.THREAD_STATE, ts_ns=90 * MS, pid=PID, tid=TID, since_ns=10 * MS, syscall=syscall,
+        state=RunState.SLEEPING, arg0=5, flags=Flag.WATCHED,
+    ).tobytes()  # fmt: skip
+    pid = 99 if waker == 99 else PID
+    over = make(
+        Kind.WAKE, ts_ns=600 * MS, pid=PID, tid=TID, waker_pid=pid if waker else 0,
+        waker_tid=waker, waker_syscall=woken_by, flags=flags,
+    ).tobytes()  # fmt: skip
+    sink, _, _ = run(
+        [Batch(90 * MS, state), Batch(211 * MS), Batch(212 * MS), Batch(700 * MS, over),
+         Batch(701 * MS, done=True)],
+        Names(),
+    )  # fmt: skip
+    (end,) = sink.named("park_end")
+    found = end.data["waker"]
+    assert (found and found["why"]) == why
+    if why == "timer":
+        assert found["pid"] is found["tid"] is found["thread_name"] is None

@@ -114,6 +114,14 @@ def test_chains_from_the_parked_thread_to_the_last(recorded: Any) -> None:
     ]
 
 
+def test_the_summary_names_deadlocks_and_who_held_up_the_longest(recorded: Any) -> None:
+    assert facts(recorded("deadlock_ring"))["deadlocks"] == "1"
+    got = facts(recorded("held_chain"))
+    assert got["deadlocks"] == "0"
+    assert "longest park: held by" not in got, "the longest one is a recv"
+    assert facts(recorded("deadlock"))["longest park: held by"].startswith("transfer-right, ")
+
+
 def test_deadlocks_member_by_member(recorded: Any) -> None:
     ring = table(recorded("deadlock_ring"), "deadlocks")
     assert [row["member"] for row in ring] == list(range(1, 11))

@@ -87,17 +87,21 @@ def fed():
 
 
 def released_by_others():
-    """Locks that one thread takes and another one lets go of."""
+    """Two take a lock over and over and never let go of it; somebody else does that."""
 
-    def work(mine, other):
+    def take(lock):
         while True:
-            LOCKS[mine].acquire()
-            time.sleep(0.3)
-            if LOCKS[other].locked():
-                LOCKS[other].release()
+            lock.acquire()
 
-    start(work, 0, 1)
-    start(work, 1, 0)
+    def let_go(lock):
+        while True:
+            time.sleep(0.5)
+            if lock.locked():
+                lock.release()
+
+    for lock in LOCKS[:2]:
+        start(take, lock)
+        start(let_go, lock)
 
 
 def main():

@@ -27,7 +27,8 @@ class Resource:
     """What a thread waits on, as a person would call it.
 
     ``type``: ``Lock``, ``RLock``, ``Condition``, ``Event``, ``Semaphore``, ``Queue``,
-    ``Barrier``, ``Thread`` (a join), ``Future``, ``GIL``; a native lock is ``lock``.
+    ``Barrier``, ``Thread`` (a join), ``Future``, ``GIL``, ``mutex`` (of native code); any
+    other native lock is ``lock``.
     ``name``: where it lives (``app.cache._lock``), None while unknown. ``address``: of
     the object in the target, of the wait itself where no object is known.
     """

@@ -35,7 +35,7 @@ ANYONE = frozenset(
 )
 """What lives in one process's memory: only its own threads can end a wait for it."""
 
-OWED = frozenset({"Lock", "RLock", "Barrier", "Future", "Thread", "GIL"})
+OWED = frozenset({"Lock", "RLock", "Barrier", "Future", "Thread", "GIL", "mutex"})
 """What nobody waits for on purpose for ever. An Event, a Queue, a Condition may be
 waited for in a quiet program that a signal or a debugger will end one day."""
 

@@ -6,10 +6,20 @@ import time
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
-from collector.context import UNKNOWN, Blame, Census, NameFound, ParkedAt, Resource, ThreadContext
+from collector.context import (
+    UNKNOWN,
+    Blame,
+    Census,
+    NameFound,
+    ParkedAt,
+    Party,
+    Resource,
+    ThreadContext,
+)
 from collector.wait_graph import NATIVE
 from probes.errors import ParkscopeError
 from tracer import procfs
+from tracer.native_mutex import mutex_owner
 from tracer.pymem import PythonReader
 from tracer.target import Target, alive
 
@@ -103,10 +113,34 @@ class TargetContext:
             found = reader.blames(waits)
             now_ns = time.monotonic_ns()
             found = {tid: replace(blame, read_ns=now_ns) for tid, blame in found.items()}
-            native = waits.keys() - found.keys() - reader.threads().keys()
-            return found | {tid: one for tid in native if (one := _native_blame(pid, tid))}
+            for tid, parked in waits.items():
+                if parked.kind == "lock" and (
+                    tid not in found or found[tid].resource.type == "lock"
+                ):
+                    blame = self._native_blame(reader, tid)
+                    found |= {} if blame is None else {tid: blame}
         except ParkscopeError:
             return {}
+        return found
+
+    def _native_blame(self, reader: PythonReader, tid: int) -> Blame | None:
+        """Of what no Python object stands for: a mutex, or of a native thread any futex.
+
+        Only where nobody but its own process can end the wait, and no clock.
+        """
+        pid = reader.target.pid
+        mutex = mutex_owner(reader.memory, pid, tid)
+        if mutex is not None:
+            address, owner = mutex
+            known = reader.thread(owner) is not None
+            stack = reader.stack(owner, STACK_LIMIT) if known else None
+            frames = None if stack is None or stack[1] else stack[0]
+            holder = Party(owner, reader.name(owner), "owns the mutex", frames)
+            resource = Resource("mutex", None, address)
+            return Blame(resource, holder, needs=(owner,), timed=False, read_ns=time.monotonic_ns())
+        if reader.thread(tid) is None and procfs.waits_privately(pid, tid):
+            return Blame(Resource(NATIVE), timed=False)
+        return None
 
     def census(self, pid: int, /) -> Census | None:
         """All threads of a process; None when they cannot be listed for certain."""
@@ -147,13 +181,6 @@ class TargetContext:
             return reader.name(tid)
         except ParkscopeError:
             return None
-
-
-def _native_blame(pid: int, tid: int) -> Blame | None:
-    """Of a native thread only that nobody but its own process can wake it, and no clock."""
-    if procfs.waits_privately(pid, tid):
-        return Blame(Resource(NATIVE), timed=False)
-    return None
 
 
 def _blame(reader: PythonReader, tid: int, parked: ParkedAt) -> Blame | None:

@@ -125,7 +125,7 @@ def futex_wait(pid: int, tid: int) -> tuple[int, bool | None]:
 
     (0, None) for a thread that waits on none. Raises PermissionDenied.
     """
-    address, _, timeout = _futex_arguments(pid, tid)
+    address, _, timeout = futex_arguments(pid, tid)
     return (address, timeout != 0) if address else (0, None)
 
 
@@ -134,7 +134,7 @@ def waits_privately(pid: int, tid: int) -> bool:
 
     Raises PermissionDenied.
     """
-    address, operation, timeout = _futex_arguments(pid, tid)
+    address, operation, timeout = futex_arguments(pid, tid)
     return bool(address) and bool(operation & _FUTEX_PRIVATE) and not timeout
 
 
@@ -150,7 +150,7 @@ def handles_signals(pid: int) -> bool:
     return bool(caught & ~sum(1 << (number - 1) for number in _QUIET_SIGNALS))
 
 
-def _futex_arguments(pid: int, tid: int) -> tuple[int, int, int]:
+def futex_arguments(pid: int, tid: int) -> tuple[int, int, int]:
     """Address, operation and time limit's address of a futex wait; zeros if it is in none.
 
     Source: futex(2), ``proc_pid_syscall`` in fs/proc/base.c: number, six arguments, stack

@@ -23,7 +23,7 @@ ROUNDS = 3 * int(os.environ.get("PARKSCOPE_REPEATS", "1"))
 ROOT = Path(__file__).resolve().parents[2]
 TARGET = ROOT / "tests/targets/deadlocks.py"
 REAL_PROGRAMS = "tests/integration/processes/test_real_programs.py"
-SORTS = ("locks 2", "mixed 3", "locks 10", "joins", "itself", "feed", "pool")
+SORTS = ("locks 2", "mixed 3", "locks 10", "joins", "itself", "feed", "pool", "gil")
 MS = 1_000_000
 LONG_PARK_NS = 200 * MS
 

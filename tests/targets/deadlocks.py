@@ -9,6 +9,7 @@ line comes on stdin, so that a tracer can attach first.
 
 from __future__ import annotations
 
+import ctypes
 import json
 import queue
 import sys
@@ -139,6 +140,31 @@ def pool(_length: int) -> None:
     tasks[0].result()
 
 
+def gil(_length: int) -> None:
+    """One keeps the GIL while it waits for a mutex of C, whose owner waits for the GIL."""
+    lets_go, keeps = ctypes.CDLL(None), ctypes.PyDLL(None)
+    mutex = ctypes.create_string_buffer(64)  # zeros: PTHREAD_MUTEX_INITIALIZER
+    owned = threading.Event()
+
+    def own() -> None:
+        lets_go.pthread_mutex_lock(mutex)
+        owned.set()
+        while True:
+            lets_go.usleep(1000)
+
+    def want() -> None:
+        GATE.wait()
+        keeps.pthread_mutex_lock(mutex)
+
+    owner = threading.Thread(target=own, name="owner", daemon=True)
+    wants = threading.Thread(target=want, name="wants", daemon=True)
+    owner.start()
+    owned.wait()
+    wants.start()
+    HELD.append(mutex)
+    TIDS.extend([wants.native_id or 0, owner.native_id or 0])
+
+
 GATE = threading.Event()
 
 
@@ -153,7 +179,7 @@ def main() -> None:
     name = sys.argv[1]
     length = int(sys.argv[2]) if len(sys.argv) > 2 and sys.argv[2].isdigit() else 2
     made = {"locks": locks, "mixed": mixed, "joins": joins, "itself": itself, "feed": feed}
-    {**made, "pool": pool}[name](length)
+    {**made, "pool": pool, "gil": gil}[name](length)
     say(tids=TIDS)
     open_gate()
     while True:

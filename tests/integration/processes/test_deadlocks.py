@@ -18,7 +18,7 @@ from tracer.session import SessionOptions
 
 Start = Callable[..., subprocess.Popen[bytes]]
 TARGETS = Path(__file__).parents[2] / "targets"
-SORTS = ("locks 2", "mixed 3", "locks 10", "joins", "itself", "feed", "pool")
+SORTS = ("locks 2", "mixed 3", "locks 10", "joins", "itself", "feed", "pool", "gil")
 MS = 1_000_000
 BACKENDS = pytest.mark.parametrize(
     "backend",

@@ -8,25 +8,38 @@ Then it stays as it is until it is killed.
 """
 
 import concurrent.futures
-import contextlib
 import json
 import sys
 import threading
 import time
 
 import lock_app
+from lock_holds import (
+    Manager,
+    acquired,
+    after_another,
+    context_manager,
+    ended,
+    exit_stack,
+    far_below,
+    forever,
+    in_a_handler,
+    in_a_loop,
+    in_an_expression,
+    in_finally,
+    let_go_by_a_closure,
+    let_go_by_attribute,
+    let_go_inside,
+    on_the_processor,
+    park,
+    plain,
+    releases_others,
+    running_generator,
+    suspended_generator,
+    waits_inside,
+)
 
 waiters = {}
-forever = threading.Event()
-FILE = "lock_waits.py"
-
-
-def park():
-    forever.wait()
-
-
-def deep(depth, function):
-    return deep(depth - 1, function) if depth else function()
 
 
 def run(function, name):
@@ -84,151 +97,6 @@ def held(scene, lock, hold, names, proof=True):
     wait_for_lock(scene, lock, names, holder, proof)
 
 
-# Ways to hold a lock inside of a ``with`` body: the holder has to be found.
-
-
-def plain(lock, there):
-    with lock:
-        there()
-        park()
-
-
-def far_below(lock, there):
-    with lock:
-        deep(60, lambda: (there(), park()))
-
-
-def in_a_loop(lock, there):
-    other = threading.Lock()
-    for one in (other, lock):
-        with one:
-            if one is lock:
-                there()
-                park()
-
-
-def in_an_expression(lock, there):
-    for number in range(1, 3):
-        with contextlib.nullcontext(), lock as _:
-            [number, str(number), there(), max(number, park() or 1)]
-
-
-def in_finally(lock, there):
-    with lock:
-        try:
-            there()
-        finally:
-            park()
-
-
-def in_a_handler(lock, there):
-    with lock:
-        try:
-            raise ValueError("caught inside")
-        except ValueError:
-            with contextlib.suppress(KeyError):
-                there()
-                park()
-
-
-def after_another(lock, there):
-    other = threading.Lock()
-    with other:
-        pass
-    with lock:
-        there()
-        park()
-
-
-def running_generator(lock, there):
-    def generate():
-        with lock:
-            there()
-            park()
-            yield
-
-    next(generate())
-
-
-class Manager:
-    def hold(self, lock, there):
-        cell = [lock]
-        inner = lambda: (cell, self, there(), park())  # noqa: E731 - a frame between
-        with lock:
-            inner()
-
-
-def on_the_processor(lock, there):
-    with lock:
-        there()
-        while True:
-            time.sleep(0.0001)
-
-
-# Ways that leave no proof: the holder is right or none.
-
-
-def acquired(lock, there):
-    lock.acquire()
-    there()
-    park()
-
-
-def suspended_generator(lock, there):
-    def generate():
-        with lock:
-            yield
-
-    kept = generate()
-    next(kept)
-    there()
-    park()
-
-
-def exit_stack(lock, there):
-    with contextlib.ExitStack() as stack:
-        stack.enter_context(lock)
-        there()
-        park()
-
-
-def context_manager(lock, there):
-    @contextlib.contextmanager
-    def locked():
-        with lock:
-            yield
-
-    with locked():
-        there()
-        park()
-
-
-def let_go_inside(lock, there):
-    """Holds nothing: it let go of the lock, which another thread took."""
-    with lock:
-        lock.release()
-        taker = threading.Thread(target=acquired, args=(lock, there), daemon=True)
-        taker.start()
-        park()
-
-
-def waits_inside(lock, there):
-    """Holds nothing while it waits for a condition on the same lock, which another one took."""
-    condition = threading.Condition(lock)
-    with lock:
-        taker = threading.Thread(target=acquired, args=(lock, there), daemon=True)
-        taker.start()
-        condition.wait()
-
-
-def ended(lock, there):
-    with contextlib.suppress(ValueError), lock:
-        raise ValueError("left by an exception")
-    lock.acquire()
-    there()
-    park()
-
-
 def locks():
     app = lock_app
     held("module global", app.CACHE_LOCK, plain, ["lock_app.CACHE_LOCK"])
@@ -243,6 +111,8 @@ def locks():
     held("a queue's mutex", app.JOBS.mutex, running_generator, mutex)
     held("method", app.IN_ORDER[0], Manager().hold, ["lock_app.IN_ORDER[0]"])
     condition = ["lock_app.POOL.queue.mutex"]
+    app.THERE = threading.Lock()
+    held("with other releases", app.THERE, releases_others, ["lock_app.THERE"])
     held("two steps away", app.POOL.queue.mutex, on_the_processor, condition)
     for hold in (acquired, suspended_generator, exit_stack, context_manager, ended):
         lock = threading.Lock()
@@ -254,25 +124,25 @@ def locks():
 
 def local(hold):
     """A local variable of the waiter or of the holder is all that such a lock has."""
-    names = [f"wait_for_lock.<locals>.{name}" for name in ("in_with", "in_acquire")]
-    lines = {}
-    for code in wait_for_lock.__code__.co_consts:
-        if hasattr(code, "co_qualname"):
-            lines[code.co_qualname] = code.co_firstlineno
-    found = [f'local "lock" of {name} ({FILE}:{lines[name]})' for name in names]
-    for function in (hold, held, wait_for_lock, acquired):
-        line = function.__code__.co_firstlineno
-        found.append(f'local "lock" of {function.__qualname__} ({FILE}:{line})')
-    return found
+    functions = [one.__code__ for one in (hold, held, wait_for_lock, acquired)]
+    inside = [one for one in wait_for_lock.__code__.co_consts if hasattr(one, "co_qualname")]
+    return [
+        f'local "lock" of {code.co_qualname}'
+        f" ({code.co_filename.rpartition('/')[2]}:{code.co_firstlineno})"
+        for code in functions + inside
+    ]
 
 
 def not_held():
     """Bodies whose thread does not hold the lock: nobody but the taker is right."""
-    for hold in (let_go_inside, waits_inside):
+    for hold in (let_go_inside, let_go_by_attribute, let_go_by_a_closure, waits_inside):
         lock = threading.Lock()
         run(lambda there, lock=lock, hold=hold: hold(lock, there), hold.__name__)
         taker = max(threading.enumerate(), key=lambda one: one.native_id or 0)
-        wait_for_lock(hold.__name__, lock, [None, *local(hold)], taker)
+        names = [None, *local(hold)]
+        if hold is let_go_by_attribute:
+            names = ["lock_app.HOLDER._lock"]
+        wait_for_lock(hold.__name__, lock, names, taker)
 
 
 def recursive():

@@ -44,16 +44,21 @@ class Details:
     """What of a code object only matters for a frame that is looked into.
 
     ``variables``: names of the first slots of a frame (locals, cells, free variables),
-    ``cells`` says which of them hold a cell. ``attributes``: names that the code uses.
+    ``cells`` says which of them hold a cell. ``names``: of globals and attributes it uses.
     """
 
     variables: tuple[str, ...]
     cells: tuple[bool, ...]
     arguments: int
     stack_size: int
-    attributes: frozenset[str]
+    names: tuple[str, ...]
     handlers: tuple[Handler, ...]
     bodies: dict[int, tuple[int, ...]] = field(default_factory=dict)
+
+    @property
+    def attributes(self) -> frozenset[str]:
+        """The same names, without order."""
+        return frozenset(self.names)
 
     @property
     def slots(self) -> int:
@@ -190,7 +195,7 @@ class CodeReader:
             cells=tuple(bool(kind & (_FREE | _CELL)) for kind in kinds),
             arguments=min(max(arguments, 0), count),
             stack_size=stack_size,
-            attributes=frozenset(filter(None, objects.texts(attributes))),
+            names=tuple(name or "" for name in objects.texts(attributes)),
             handlers=tuple(parse_handlers(table[:_MAX_TABLE])),
         )
 

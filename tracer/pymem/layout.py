@@ -67,6 +67,9 @@ _STRATEGIES: Mapping[str, Mapping[str, tuple[str, ...]]] = MappingProxyType(
 )
 """Every strategy, its choices, and the offsets that a choice needs."""
 
+_TABLES = frozenset(
+    {"version", "strategy", "constant", "offset", "lock", "instructions", "debug_offsets"}
+)
 _CONSTANTS = frozenset(
     {
         "stackref_tag_mask",
@@ -179,6 +182,24 @@ class LockForm:
 
 
 @dataclass(frozen=True, slots=True)
+class Instructions:
+    """Opcodes by what they do, specialized ones with the others.
+
+    ``caches``: code units that follow an instruction of that opcode. ``name_shift``: how
+    far the index of a name is shifted in the argument of ``load_attr``.
+    """
+
+    name_shift: int
+    extended_arg: frozenset[int]
+    load_fast: frozenset[int]
+    load_fast_pair: frozenset[int]
+    load_deref: frozenset[int]
+    load_global: frozenset[int]
+    load_attr: frozenset[int]
+    caches: Mapping[int, int]
+
+
+@dataclass(frozen=True, slots=True)
 class Layout:
     """Offsets, constants and strategies of one CPython version, complete and checked.
 
@@ -191,7 +212,8 @@ class Layout:
     constants: Mapping[str, int]
     strategies: Mapping[str, str]
     debug_fields: tuple[tuple[str, str], ...]
-    locks: tuple[LockForm, ...] = ()
+    locks: tuple[LockForm, ...]
+    instructions: Instructions
 
     def __getitem__(self, name: str) -> int:
         return self.offsets[name]
@@ -228,7 +250,7 @@ def load(version: tuple[int, int]) -> Layout:
 def parse(text: str) -> Layout:
     """A layout from TOML text. Raises InternalError naming what is wrong with it."""
     data = tomllib.loads(text)
-    unknown = set(data) - {"version", "strategy", "constant", "offset", "lock", "debug_offsets"}
+    unknown = set(data) - _TABLES
     if unknown:
         raise InternalError(f"layout: unknown table {min(unknown)!r}")
     offsets = {
@@ -246,14 +268,36 @@ def parse(text: str) -> Layout:
             (name, field) for name, field in data.get("debug_offsets", {}).get("fields", ())
         ),
         locks=tuple(_lock_form(entry) for entry in data["lock"]),
+        instructions=_instructions(data["instructions"]),
     )
     _check(layout)
     return layout
 
 
+def _instructions(data: Mapping[str, Any]) -> Instructions:
+    caches = {
+        opcode: int(name.removeprefix("caches_"))
+        for name, opcodes in data.items()
+        if name.startswith("caches_")
+        for opcode in opcodes
+    }
+    sets = {
+        name: frozenset(value)
+        for name, value in data.items()
+        if name != "name_shift" and not name.startswith("caches_")
+    }
+    try:
+        return Instructions(name_shift=data["name_shift"], caches=MappingProxyType(caches), **sets)
+    except (KeyError, TypeError) as error:
+        raise InternalError(f"layout: the instructions make no sense: {error}") from None
+
+
 def _lock_form(entry: Mapping[str, Any]) -> LockForm:
-    module, attribute = entry["found_as"]
-    form = LockForm(**{**entry, "found_as": (module, attribute)})
+    try:
+        module, attribute = entry["found_as"]
+        form = LockForm(**{**entry, "found_as": (module, attribute)})
+    except (KeyError, TypeError, ValueError) as error:
+        raise InternalError(f"layout: a lock makes no sense: {error}") from None
     places = [form.size, form.at, form.pointer or 0, form.owner or 0, form.count or 0]
     known = form.kind in _KINDS and form.state in _STATES
     if not known or not all(type(one) is int and 0 <= one < MAX_OBJECT for one in places):

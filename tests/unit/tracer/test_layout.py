@@ -72,6 +72,12 @@ def test_other_versions_are_refused_not_guessed(version: tuple[int, int]) -> Non
         ("f_executable = 0", "", "f_executable"),
         ("[strategy]", "[surprise]\n[strategy]", "surprise"),
         ("valid = 3", "", "PyDictValues.valid"),
+        ('kind = "RLock"', 'kind = "Spin"', "_thread.RLock"),
+        ("owner = 24", "owner = 5000", "_thread.RLock"),
+        ('found_as = ["_thread", "RLock"]', "", "found_as"),
+        ('state = "mutex"', 'state = "mutex"\nsurprise = 1', "surprise"),
+        ("name_shift = 1", "", "name_shift"),
+        ("load_deref = [83]", "", "load_deref"),
         ('"PyThreadState.interp"]', '"PyThreadState.no_such"]', "PyThreadState.no_such"),
     ],
 )

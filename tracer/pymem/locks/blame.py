@@ -22,6 +22,7 @@ from tracer.pymem.locks.candidates import CandidateReader
 from tracer.pymem.locks.holders import Claim, HolderReader
 from tracer.pymem.locks.kinds import Kinds, LockState
 from tracer.pymem.locks.names import SLICE_NS, NameSearch
+from tracer.pymem.locks.releases import ReleaseReader
 from tracer.pymem.locks.slots import SlotReader
 from tracer.pymem.locks.waits import Found, WaitReader
 from tracer.pymem.memory import MemoryReader
@@ -30,6 +31,8 @@ from tracer.pymem.runtime import RuntimeReader, ThreadState
 
 DEPTH = 512
 """Frames of a thread that are looked through for ``with`` bodies."""
+MAX_SEARCHED = 2048
+"""Threads whose stacks are looked through for one holder: 2 µs a frame."""
 SHOWN = 32
 """Frames of a holder that are given."""
 _THREAD_LOCKS = ("_tstate_lock", "_handle", "_os_thread_handle")
@@ -96,8 +99,9 @@ class BlameReader:
         )
         self._names = NameSearch(memory, layout, objects, runtime, self._slots, now_ns)
         self._now_ns = now_ns
+        releases = ReleaseReader(memory, layout, objects, frames.codes, self._waits)
         self._holders = HolderReader(
-            layout, objects, frames.codes, self._kinds, self._slots, self._waits
+            layout, objects, frames.codes, self._kinds, self._waits, releases
         )
         self._candidates = CandidateReader(
             layout,
@@ -211,8 +215,9 @@ class BlameReader:
         wanted = {one.address for one in found} | {one.lock.address for one in found if one.lock}
         if not any(one.type in ("Lock", "Semaphore") for one in found):
             return []
-        others = self._glance(threads.states.keys() - stacks.keys(), threads)
-        first = self._holders.claims({**stacks, **others}, frozenset(wanted))
+        others = [tid for tid in threads.states if tid not in stacks]
+        seen = self._glance(others[:MAX_SEARCHED], threads)
+        first = self._holders.claims({**stacks, **seen}, frozenset(wanted))
         again = self._glance({one.thread for one in first}, threads)
         claims = self._holders.claims(again, frozenset(wanted))
         second = {(one.thread, one.place): one for one in claims}
@@ -261,7 +266,7 @@ class BlameReader:
         locks = {lock.address for lock in open_.values() if lock is not None and lock.held}
         if not locks:
             return dict(blames)
-        stacks = self._glance(threads.states, threads)
+        stacks = self._glance(list(threads.states)[:MAX_SEARCHED], threads)
         suspects = {}
         for address in sorted(locks)[:_MAX_SUSPECTED]:
             waiters = {tid for tid, one in found.items() if one.address == address}
@@ -303,7 +308,7 @@ class BlameReader:
 
     def _running(self, blame: Blame, threads: Threads) -> Blame:
         """The pool's worker that runs a future's task."""
-        for tid, stack in self._glance(threads.states, threads).items():
+        for tid, stack in self._glance(list(threads.states)[:MAX_SEARCHED], threads).items():
             works = [
                 call
                 for call in stack.calls()

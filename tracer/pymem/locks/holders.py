@@ -20,7 +20,8 @@ from tracer.pymem.codes import CodeReader
 from tracer.pymem.frames import Call, Glance, Place
 from tracer.pymem.layout import Layout
 from tracer.pymem.locks.kinds import Kinds
-from tracer.pymem.locks.slots import SlotReader, Slots
+from tracer.pymem.locks.releases import ReleaseReader
+from tracer.pymem.locks.slots import Slots
 from tracer.pymem.locks.waits import WaitReader
 from tracer.pymem.objects import ObjectReader, word
 
@@ -78,15 +79,16 @@ class HolderReader:
         objects: ObjectReader,
         codes: CodeReader,
         kinds: Kinds,
-        slots: SlotReader,
         waits: WaitReader,
+        releases: ReleaseReader,
     ) -> None:
         self._layout = layout
         self._objects = objects
         self._codes = codes
         self._kinds = kinds
-        self._slots = slots
+        self._slots = waits.slots
         self._waits = waits
+        self._lets_go = releases
         self._bound = layout.strategies["with_exit"] == "bound_method"
 
     def claims(self, stacks: Mapping[int, Glance], wanted: frozenset[int]) -> list[Claim]:
@@ -217,13 +219,15 @@ class HolderReader:
 
     def _lost(self, inner: Iterable[Call], lock: int) -> str:
         """Why a thread inside of the body may not have the lock now; "" if it has."""
-        waits = []
+        waits, others = [], []
         for call in inner:
             module, function = call.frame.module, call.frame.function
             if module == "threading" and function.startswith("Condition.wait"):
                 waits.append(call)
             elif module not in _LIBRARY and self._releases(call):
-                return "inside `with`, in code that may have released it"
+                others.append(call)
+        if any(self._lets_go.may_release(slots, lock) for slots in self._slots.read(others)):
+            return "inside `with`, in code that may have released it"
         for slots in self._slots.read(waits):
             condition = self._slots.first(slots)
             if self._waits.condition_locks([condition]).get(condition, 0) in (0, lock):

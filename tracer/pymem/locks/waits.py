@@ -85,9 +85,9 @@ class WaitReader:
         self._memory = memory
         self._layout = layout
         self._objects = objects
-        self._kinds = kinds
-        self._attributes = attributes
-        self._slots = slots
+        self.kinds = kinds
+        self.attributes = attributes
+        self.slots = slots
 
     def find(self, waits: Mapping[int, tuple[Glance, int, int]]) -> dict[int, Found]:
         """What each thread waits on, by its key; left out where that cannot be told.
@@ -131,7 +131,7 @@ class WaitReader:
         calls = stack.calls(_DEEPEST)
         if not calls or not address:
             return None
-        frames = self._slots.read(calls[:1] + _library(calls[1:]))
+        frames = self.slots.read(calls[:1] + _library(calls[1:]))
         lock = self._waited_on(frames[0], address)
         if lock is None:
             return Found("lock", given, None, tuple(stack.evidence()))
@@ -145,12 +145,10 @@ class WaitReader:
         An object that has the waited-for byte in itself is known by the address, too.
         """
         words = every_word([slots])
-        inside = {
-            address - form.at for form in self._kinds.forms().values() if form.pointer is None
-        }
+        inside = {address - form.at for form in self.kinds.forms().values() if form.pointer is None}
         for near, inherited in ((words | inside, False), (None, False), (words, True)):
             addresses = self._bound(words) if near is None else near
-            for lock in self._kinds.locks(sorted(addresses), inherited).values():
+            for lock in self.kinds.locks(sorted(addresses), inherited).values():
                 if lock.wait_address == address:
                     return lock
         return None
@@ -176,7 +174,7 @@ class WaitReader:
         for slots in frames:
             if slots is None or slots.call.frame.module not in LIBRARY:
                 break
-            frame, owner = slots.call.frame, self._slots.first(slots)
+            frame, owner = slots.call.frame, self.slots.first(slots)
             if frame.module == "threading" and frame.function == "Condition.wait":
                 # The same method takes the condition's own lock again in the end.
                 if found.address != slots.variable("waiter"):
@@ -194,7 +192,7 @@ class WaitReader:
     def _as(self, found: Found, owner: int, module: str, name: str) -> Found:
         """The wait as one for ``owner``, if that is such an object."""
         try:
-            if owner and self._kinds.class_of(owner) == (module, name):
+            if owner and self.kinds.class_of(owner) == (module, name):
                 return replace(found, type=name, address=owner)
         except MemoryReadError:
             pass
@@ -202,7 +200,7 @@ class WaitReader:
 
     def condition_locks(self, conditions: Sequence[int]) -> dict[int, int]:
         """Conditions' own locks; without those that cannot be read."""
-        found = self._attributes.of_many(conditions, ("_lock",))
+        found = self.attributes.of_many(conditions, ("_lock",))
         return {at: one[0] for at, one in zip(conditions, found, strict=True) if one and one[0]}
 
 

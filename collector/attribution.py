@@ -8,20 +8,25 @@ be wrong is not said.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any, Protocol
 
+from collector.chains import EXPLAINED, SeenLink
 from collector.context import (
     UNKNOWN,
+    Blame,
     ContextProvider,
-    Frame,
+    Link,
     NoBlames,
     ParkedAt,
+    Resource,
     ThreadContext,
 )
 from collector.events import Event
 from collector.park import End, Park, Seen
+from collector.said import link_dict, party_dict, resource_dict, stack_list
 from probes.kinds import fd_of, syscall_name
 from probes.wire import Flag
 
@@ -30,6 +35,11 @@ _SOURCES = MappingProxyType({Seen.SLOW_PATH: "slow_path", Seen.SCAN: "scan"})
 # A wake-up is somebody's deed when the waker was inside one of these calls; in an
 # interrupt the current task is whoever happened to run.
 _WAKING_CALLS = frozenset({1, 3, 18, 20, 44, 46, 48, 60, 62, 131, 200, 202, 231, 234, 307, 424})
+_SIGNAL_CALLS = frozenset({62, 200, 234, 424})  # kill, tkill, tgkill, pidfd_send_signal
+
+_NOBODY: Mapping[str, Any] = MappingProxyType(
+    {"pid": None, "tid": None, "same_process": None, "thread_name": None, "stack": None}
+)
 
 
 class IdleRules(Protocol):
@@ -41,29 +51,46 @@ class IdleRules(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Sight:
-    """A crossed park and what was read of its thread, before it is said."""
+    """A crossed park and what was read of its thread and of its chain, before it is said.
+
+    The thread is read before its blame, and the blame before the links. ``idle``: by what
+    was read it waits there by design.
+    """
 
     park: Park
     context: ThreadContext
+    blame: Blame | None = None
+    links: tuple[SeenLink, ...] = ()
+    idle: bool = False
 
 
 class Attributor:
-    """Builds ``park_long`` and ``park_end`` events; one per session."""
+    """Builds ``park_long``, ``resource_named`` and ``park_end`` events; one per session."""
 
     def __init__(self, context: ContextProvider, rules: IdleRules) -> None:
-        self._context = context
+        self.context = context
         self._rules = rules
         self._said: dict[int, Event] = {}
+        self._unnamed: dict[int, tuple[Park, Resource]] = {}
 
     def look(self, park: Park) -> Sight:
         """Read the thread of a park that has just crossed the threshold."""
-        parked = ParkedAt(park.kind, park.address)
-        return Sight(park, self._context.describe(park.pid, park.tid, park.start_ns, parked))
+        context = self.context.describe(park.pid, park.tid, park.start_ns)
+        idle = self._rules.match(park.kind, context) is not None
+        return Sight(park, context, context.blame, idle=idle)
 
-    def long_event(self, sight: Sight, now_ns: int, outlasted: bool) -> Event:
-        """The ``park_long`` event; without frames if the park may have ended first."""
+    def long_event(self, sight: Sight, now_ns: int, is_open: bool, chain: Sequence[Link]) -> Event:
+        """The ``park_long`` event; without what may have been read too late.
+
+        ``is_open``: the park still lasts. ``chain``: what has been confirmed of the links.
+        """
         park = sight.park
-        context = sight.context if outlasted else _name_only(sight.context)
+        context, blame = sight.context, sight.blame
+        if not (is_open or _ended_later(park, context.read_ns)):
+            context, blame = _name_only(context), None
+        elif blame is not None and not (is_open or _ended_later(park, blame.read_ns)):
+            blame = None
+        chain = context.chain if context.chain is not None else chain
         reason = self._rules.match(park.kind, context)
         # Without frames nobody knows whether the thread waits there by design.
         known = reason is not None or context.frames is not None
@@ -84,19 +111,23 @@ class Attributor:
                 "source": _SOURCES[park.source],
                 "syscall": syscall_name(park.syscall),
                 "fd": fd_of(park.syscall, park.address),
-                "resource": _resource(park),
+                **_blame(park, blame, chain),
                 "python": context.python,
-                "stack": _stack(context.frames),
+                "stack": stack_list(context.frames),
                 "stack_torn": context.torn,
                 "idle_reason": reason,
             },
         )
         self._said[park.park_id] = event
+        if blame is not None and blame.resource.name is None:
+            self._unnamed[park.park_id] = park, blame.resource
         return event
 
     def end_event(self, park: Park, now_ns: int) -> Event:
         """The ``park_end`` event of a park that ``long_event`` was called for."""
         said = self._said.pop(park.park_id)
+        self._unnamed.pop(park.park_id, None)
+        resource = said.data["resource"]
         return replace(
             said,
             event="park_end",
@@ -107,16 +138,91 @@ class Attributor:
             data={
                 **said.data,
                 "source": _SOURCES[park.source],
-                "resource": _resource(park),
+                "resource": resource if _is_known(resource) else _resource(park),
                 "slices": park.slices,
                 "end": End(park.end).name.lower(),
-                "waker": _waker(park),
+                "waker": self._waker(park),
             },
+        )
+
+    def name_more(self) -> list[tuple[Park, Resource]]:
+        """Look on, for a few milliseconds, for the name of one thing: the parks that it names."""
+        park_id = next(iter(self._unnamed), None)
+        if park_id is None:
+            return []
+        park, resource = self._unnamed.pop(park_id)
+        name, done = self.context.find_name(park.pid, resource)
+        if name is None:
+            if not done:
+                self._unnamed[park_id] = park, resource  # behind the others
+            return []
+        same = {
+            other: one
+            for other, (one, wanted) in self._unnamed.items()
+            if one.pid == park.pid and wanted == resource
+        }
+        for other in same:
+            del self._unnamed[other]
+        named = replace(resource, name=name)
+        return [(one, named) for one in (park, *same.values())]
+
+    @property
+    def names_missing(self) -> bool:
+        """Whether there is a name to look for."""
+        return bool(self._unnamed)
+
+    def named_event(self, park: Park, resource: Resource, now_ns: int) -> Event | None:
+        """The ``resource_named`` event; None where there is nothing new to say of the park."""
+        said = self._said.get(park.park_id)
+        known = resource_dict(resource)
+        if said is None or said.data["resource"] == known:
+            return None
+        self._said[park.park_id] = replace(said, data={**said.data, "resource": known})
+        return replace(
+            said,
+            event="resource_named",
+            ts_ns=now_ns,
+            duration_ns=max(0, now_ns - park.start_ns),
+            data={"park_id": park.park_id, "resource": known},
         )
 
     def thread_name(self, pid: int, tid: int) -> str | None:
         """Python's name of a thread, None when unknown."""
-        return self._context.thread_name(pid, tid)
+        return self.context.thread_name(pid, tid)
+
+    def _waker(self, park: Park) -> dict[str, Any] | None:
+        """What ended it, where that is certain: never an interrupted bystander."""
+        why = _why_awake(park)
+        if why is None or why == "timer":
+            return None if why is None else {**_NOBODY, "why": why}
+        return {
+            "pid": park.waker_pid,
+            "tid": park.waker_tid,
+            "same_process": park.waker_pid == park.pid,
+            "why": why,
+            "thread_name": self.thread_name(park.waker_pid, park.waker_tid),
+            "stack": None,
+        }
+
+
+def _why_awake(park: Park) -> str | None:
+    if park.end is End.TIMED_OUT:
+        return "timer"
+    if park.end is not End.WOKEN:
+        return None
+    told = park.waker_tid and park.waker_syscall in _WAKING_CALLS
+    if told and park.waker_syscall in _SIGNAL_CALLS:
+        return "signal"
+    if park.kind == "sleep":
+        return "timer" if park.waker_tid else None  # nobody else can end one
+    if not told:
+        return None
+    return "thread" if park.waker_pid == park.pid else "process"
+
+
+def _ended_later(park: Park, read_ns: int) -> bool:
+    """Whether a park that is over by now had not ended when it was read."""
+    return not park.flags & Flag.COARSE and 0 < read_ns < park.end_ns
 
 
 def _name_only(context: ThreadContext) -> ThreadContext:
@@ -125,33 +231,36 @@ def _name_only(context: ThreadContext) -> ThreadContext:
     That no interpreter knew it does not: a Python thread's state goes first when it ends.
     """
     if context.frames is None:
-        return context
+        return replace(context, chain=None)
     return ThreadContext(thread_name=context.thread_name, python=context.python or None)
 
 
-def _stack(frames: tuple[Frame, ...] | None) -> list[dict[str, Any]] | None:
-    if frames is None:
-        return None
-    return [
-        {"function": f.function, "file": f.file, "line": f.line, "module": f.module} for f in frames
-    ]
+def _blame(park: Park, blame: Blame | None, chain: Sequence[Link]) -> dict[str, Any]:
+    """The keys that say what a park is for, who has that, and where the chain ends."""
+    if blame is None:
+        return {"resource": _resource(park), "holder": None, "candidates": [], "chain": None}
+    holder = blame.holder
+    chain = chain if holder is not None else ()
+    first = chain[0] if chain else None if holder is None else Link(holder)
+    return {
+        "resource": resource_dict(blame.resource),
+        "holder": None if holder is None or first is None else link_dict(first),
+        "candidates": [party_dict(party) for party in blame.candidates],
+        "chain": [link_dict(link) for link in chain] if len(chain) > 1 else None,
+    }
 
 
 def _resource(park: Park) -> dict[str, Any] | None:
-    if park.kind not in ("lock", "gil", "map") or not park.address:
+    if park.kind not in EXPLAINED or not park.address:
         return None
-    return {"type": park.kind, "name": None, "address": f"{park.address:#x}"}
+    return resource_dict(Resource(park.kind, None, park.address))
 
 
-def _waker(park: Park) -> dict[str, Any] | None:
-    """Who ended it, where that is certain: never an interrupted bystander."""
-    if park.end is End.EXITED or not park.waker_tid or park.waker_syscall not in _WAKING_CALLS:
-        return None
-    return {
-        "pid": park.waker_pid,
-        "tid": park.waker_tid,
-        "same_process": park.waker_pid == park.pid,
-    }
+def _is_known(resource: dict[str, Any] | None) -> bool:
+    """Whether it says more than the kind and address, which a park's end may know better."""
+    return resource is not None and (
+        resource["name"] is not None or resource["type"] not in EXPLAINED
+    )
 
 
 class NoContext(NoBlames):

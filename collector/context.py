@@ -27,7 +27,8 @@ class Resource:
     """What a thread waits on, as a person would call it.
 
     ``type``: ``Lock``, ``RLock``, ``Condition``, ``Event``, ``Semaphore``, ``Queue``,
-    ``Barrier``, ``Thread`` (a join), ``Future``, ``GIL``; a native lock is ``lock``.
+    ``Barrier``, ``Thread`` (a join), ``Future``, ``GIL``, ``mutex`` (of native code); any
+    other native lock is ``lock``.
     ``name``: where it lives (``app.cache._lock``), None while unknown. ``address``: of
     the object in the target, of the wait itself where no object is known.
     """
@@ -54,7 +55,8 @@ class Blame:
     ``holder`` is true or None: never a guess. ``candidates`` are weaker: each says in
     ``how`` what speaks for it. ``needs``: native ids of the threads of which at least
     one has to act for the wait to end, None where that cannot be said for certain.
-    ``timed``: it ends by itself at a time limit; None when that is not known.
+    ``timed``: it ends by itself at a time limit; None when that is not known. ``read_ns``
+    is the source's time by which it had been read, 0 where that is unknown.
     """
 
     resource: Resource
@@ -62,6 +64,20 @@ class Blame:
     candidates: tuple[Party, ...] = ()
     needs: tuple[int, ...] | None = None
     timed: bool | None = None
+    read_ns: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """One thread in a chain of waits: it has what the one before it waits for.
+
+    ``does`` says what it does itself: ``waits`` (for ``resource``, which the next link
+    has), ``sleep``, ``recvfrom on fd 5``, ``runs``; None where that is not certain.
+    """
+
+    party: Party
+    does: str | None = None
+    resource: Resource | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +91,8 @@ class ThreadContext:
     could not be read (empty: read, and there are none). ``torn`` marks a stack
     that kept changing while it was read. ``read_ns`` is the source's time by which
     it had been read, 0 where that is unknown. ``blame``: what it waits for, None where
-    that could not be found out.
+    that could not be found out. ``chain``: where that leads to, if it is known already
+    (in a replay); None when it has to be found out.
     """
 
     thread_name: str | None = None
@@ -84,6 +101,7 @@ class ThreadContext:
     torn: bool = False
     read_ns: int = 0
     blame: Blame | None = None
+    chain: tuple[Link, ...] | None = None
 
 
 UNKNOWN = ThreadContext()
@@ -103,6 +121,18 @@ class NameFound(NamedTuple):
     done: bool
 
 
+@dataclass(frozen=True, slots=True)
+class Census:
+    """All threads of a process at one moment.
+
+    ``threads``: native id, and whether an interpreter knows the thread. ``handlers``:
+    a signal other than SIGINT may run a handler in the main thread.
+    """
+
+    threads: Mapping[int, bool]
+    handlers: bool
+
+
 class ContextProvider(Protocol):
     """Answers about threads; never raises for a target that has gone."""
 
@@ -120,6 +150,9 @@ class ContextProvider(Protocol):
     def find_name(self, pid: int, resource: Resource, /) -> NameFound:
         """Go on looking for the name of a resource that had none, for a few milliseconds."""
 
+    def census(self, pid: int, /) -> Census | None:
+        """All threads of a process; None where they are not known for certain."""
+
     def thread_name(self, pid: int, tid: int, /) -> str | None:
         """Python's name of a thread, None when unknown."""
 
@@ -134,3 +167,7 @@ class NoBlames:
     def find_name(self, _pid: int, _resource: Resource, /) -> NameFound:
         """Nothing, and no more to come."""
         return NameFound(None, done=True)
+
+    def census(self, _pid: int, /) -> Census | None:
+        """Always None."""
+        return None

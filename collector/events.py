@@ -33,7 +33,9 @@ EVENTS: Mapping[str, str] = MappingProxyType(
     {
         "attached": "probes are armed: backend, why, python, version, accuracy, probes",
         "park_long": "a thread is parked longer than --long-park and still is: park_id, source, "
-        "syscall, fd, resource, python, stack, stack_torn, idle_reason",
+        "syscall, fd, resource, holder, candidates, chain, python, stack, stack_torn, idle_reason",
+        "resource_named": "what a park is on was found out later: park_id, resource",
+        "deadlock": "threads wait for one another for ever: cycle, knot, since_ns",
         "park_end": "the same park has ended: as park_long, and end (woken, timed_out, exited, "
         "lost), waker, slices",
         "large_alloc": "a request over 4 KiB: size_bytes, api",

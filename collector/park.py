@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from collector.context import ParkedAt
 from probes.kinds import FUTEX, KIND_INDEX
 from probes.wire import Flag, WaitClass
 
@@ -106,6 +107,21 @@ class Park:
             return False
         return self.source is Seen.SLOW_PATH or bool(self.flags & Flag.WATCHED)
 
+    @property
+    def parked(self) -> ParkedAt:
+        """Where its thread is parked, for those who read it."""
+        return ParkedAt(self.kind, self.address)
+
+    def hardly_ran(self, cpu_ns: int, now_ns: int) -> bool:
+        """Whether its thread used so little CPU that it cannot have held the GIL and run.
+
+        0.5 ms, or 5 % of the time since it was last seen waiting: re-waiting 200 times
+        a second costs a few percent; a thread that got the GIL runs for 5 ms.
+        """
+        if self.cpu_ns == 0:
+            return True  # known from the slow path only: nothing to compare with yet
+        return cpu_ns - self.cpu_ns <= max(500_000, (now_ns - self.last_seen_ns) // 20)
+
 
 @dataclass(slots=True)
 class Findings:
@@ -164,15 +180,3 @@ def wait_rows(waits: npt.NDArray[Any]) -> npt.NDArray[Any]:
     rows["source"] = Seen.SLOW_PATH
     rows["idle"] = -1
     return rows
-
-
-def hardly_ran(park: Park, r: Any) -> bool:
-    """Whether a thread used so little CPU that it cannot have held the GIL and run.
-
-    0.5 ms, or 5 % of the time since it was last seen waiting: re-waiting 200 times
-    a second costs a few percent; a thread that got the GIL runs for 5 ms.
-    """
-    ran = int(r["cpu_ns"]) - park.cpu_ns
-    if park.cpu_ns == 0:
-        return True  # known from the slow path only: nothing to compare with yet
-    return ran <= max(500_000, (int(r["ts_ns"]) - park.last_seen_ns) // 20)

@@ -25,7 +25,6 @@ from collector.park import (
     Findings,
     Park,
     Seen,
-    hardly_ran,
     park_rows,
     wait_rows,
 )
@@ -87,6 +86,10 @@ class ParkDetector:
     def open_parks(self) -> list[Park]:
         """Parks that have not ended (live objects: do not change them)."""
         return list(self._open.values())
+
+    def park_of(self, pid: int, tid: int) -> Park | None:
+        """The park that a thread is in, long or not; None when none is known of."""
+        return self._open.get(_key(pid, tid))
 
     def is_open(self, park: Park) -> bool:
         """Whether this very park still lasts, as far as is known."""
@@ -200,7 +203,7 @@ class ParkDetector:
 
     def _same_wait(self, park: Park, kind: str, r: Any) -> bool:
         if park.kind == "gil":
-            return kind == "gil" and hardly_ran(park, r)
+            return kind == "gil" and park.hardly_ran(int(r["cpu_ns"]), int(r["ts_ns"]))
         if park.source is Seen.SLOW_PATH:
             inside = int(r["since_ns"]) >= park.start_ns - SAME_WAIT_SLACK_NS
             return inside and kind != "gil" and int(r["syscall"]) in (FUTEX, -1)
@@ -218,7 +221,8 @@ class ParkDetector:
 
     def _seen_running(self, park: Park, r: Any) -> None:
         if park.kind == "gil":
-            if hardly_ran(park, r):  # between two slices of the same wait
+            # Between two slices of the same wait?
+            if park.hardly_ran(int(r["cpu_ns"]), int(r["ts_ns"])):
                 park.between_ns = int(r["ts_ns"]) if park.cpu_ns else 0
                 return
             ran = int(r["cpu_ns"]) - park.cpu_ns

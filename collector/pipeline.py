@@ -12,19 +12,28 @@ from dataclasses import dataclass, replace
 
 from collector.accounting import Accountant
 from collector.attribution import Attributor, Sight
+from collector.chains import Blames, Chains
+from collector.context import Resource
 from collector.counters import Counters
+from collector.deadlocks import DeadlockWatch
 from collector.decode import decode
 from collector.events import Event
 from collector.park import Findings, Park
 from collector.parks import ParkDetector
 from collector.sinks import Sink
 from collector.source import RecordSource
-from probes.wire import Flag
 
 HEALTH_PERIOD_NS = 1_000_000_000
 _IDLE_POLL_NS = 250_000_000
 """With nothing due the loop still comes round four times a second: a person who
 presses Ctrl-C waits no longer than that, and its cost is not measurable."""
+_MANY = 32
+"""When more parks than this cross at once, those that are idle by design are not looked
+into any further: an attach to a pool of a thousand workers has better to do."""
+_NAMING_PERIOD_NS = 40_000_000
+_NAMING_MARGIN_NS = 10_000_000
+"""Looking on for a name takes some milliseconds at a time: a tenth of a core, and only
+while no park is about to cross the threshold."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +81,11 @@ class Pipeline:
         self._own_cpu_ns = own_cpu_ns
         self._should_stop = should_stop
         self._opening = opening
+        self._blames = Blames(attributor.context, detector)
+        self._chains = Chains(self._blames, detector)
+        self._deadlocks = DeadlockWatch(attributor.context, detector, self._blames)
+        self._named_later: list[tuple[Park, Resource]] = []
+        self._naming_due_ns = 0
         self._accountant = Accountant(options.alloc_events, options.follow)
         self._started_ns: int | None = None
         self._now_ns = 0
@@ -121,24 +135,35 @@ class Pipeline:
 
     def _step(self) -> None:
         found, sights = self._take_batch(self._poll_timeout_ns())
-        while sights:
+        self._say_named()
+        self._emit(self._deadlocks.advance(self._now_ns))
+        self._deadlocks.suspect(s.park for s in sights if not s.idle)
+        while sights or self._deadlocks.busy:
             # The stacks have been read; only a park that outlasted that, as is known
             # after whatever happened meanwhile, held still for it.
             later, more = self._take_batch(0)
             self._say_long(sights)
             self._say_ended(found.ended)
+            self._emit(self._deadlocks.advance(self._now_ns))
+            self._deadlocks.suspect(s.park for s in more if not s.idle)
             found, sights = later, more
         self._say_ended(found.ended)
         self._emit(self._accountant.losses(self._now_ns))
         if self._now_ns >= self._health_due_ns:
             self._health()
+            self._deadlocks.look_again()
+        self._name_more()
         if not self._why and self._should_stop():
             self._why = "stopped"
 
     def _poll_timeout_ns(self) -> int:
         if self._started_ns is None:
             return 0
+        if self._deadlocks.busy or self._named_later:
+            return 0
         due = [self._now_ns + _IDLE_POLL_NS, self._health_due_ns]
+        if self._attributor.names_missing:
+            due.append(self._naming_due_ns)
         if self._detector.next_deadline_ns is not None:
             due.append(self._detector.next_deadline_ns)
         if self._options.duration_ns is not None:
@@ -165,7 +190,8 @@ class Pipeline:
         elif self._duration_over():
             self._why = "duration over"
         found = self._detector.take()
-        return found, self._store(found)
+        self._store(found)
+        return found, self._look(found.crossed)
 
     def _duration_over(self) -> bool:
         limit = self._options.duration_ns
@@ -174,22 +200,50 @@ class Pipeline:
     def _elapsed_ns(self) -> int:
         return 0 if self._started_ns is None else self._now_ns - self._started_ns
 
-    def _store(self, found: Findings) -> list[Sight]:
+    def _store(self, found: Findings) -> None:
         rows = found.parks()
         if len(rows):
             self._accountant.parks(rows)
             for sink in self._sinks:
                 sink.on_parks(rows)
-        return [self._attributor.look(park) for park in found.crossed]
+
+    def _look(self, crossed: Sequence[Park]) -> list[Sight]:
+        """Read the threads of parks that crossed, and then those that they wait for."""
+        sights = [self._attributor.look(park) for park in crossed]
+        self._blames.forget()
+        many = len(sights) > _MANY
+        self._blames.read(sight.park for sight in sights if not (many and sight.idle))
+        blamed = [replace(s, blame=self._blames.known(s.park) or s.blame) for s in sights]
+        return [replace(s, links=self._chains.look(s.park, s.blame)) for s in blamed]
 
     def _say_long(self, sights: Sequence[Sight]) -> None:
         events = []
         for sight in sights:
-            outlasted = self._detector.is_open(sight.park) or _ended_later(sight)
-            events.append(self._attributor.long_event(sight, self._now_ns, outlasted))
+            is_open = self._detector.is_open(sight.park)
+            chain = self._chains.confirmed(sight.links, sight.park.pid)
+            events.append(self._attributor.long_event(sight, self._now_ns, is_open, chain))
             self.counters.long_parks[sight.park.kind] += 1
             self.counters.idle_parks += int(bool(sight.park.idle))
         self._emit(events)
+
+    def _name_more(self) -> None:
+        """Look on for a name, unless a park is about to cross."""
+        if not self._attributor.names_missing or self._now_ns < self._naming_due_ns:
+            return
+        self._naming_due_ns = self._now_ns + _NAMING_PERIOD_NS
+        crossing_ns = self._detector.next_deadline_ns
+        if crossing_ns is None or crossing_ns > self._now_ns + _NAMING_MARGIN_NS:
+            self._named_later = self._attributor.name_more()
+
+    def _say_named(self) -> None:
+        """What was found for parks that outlasted the finding."""
+        events = [
+            self._attributor.named_event(park, resource, self._now_ns)
+            for park, resource in self._named_later
+            if self._detector.is_open(park)
+        ]
+        self._named_later = []
+        self._emit([event for event in events if event is not None])
 
     def _say_ended(self, parks: Sequence[Park]) -> None:
         self._emit([self._attributor.end_event(park, self._now_ns) for park in parks])
@@ -219,9 +273,3 @@ class Pipeline:
         self._health()
         totals = self.counters.to_dict()
         self._emit([Event("detached", self._now_ns, data={"why": self._why, "totals": totals})])
-
-
-def _ended_later(sight: Sight) -> bool:
-    """Whether the park is over by now but its stack had been read before its end."""
-    coarse = bool(sight.park.flags & Flag.COARSE)
-    return not coarse and 0 < sight.context.read_ns < sight.park.end_ns

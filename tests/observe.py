@@ -43,6 +43,10 @@ class TrueWait:
     idle: bool
     contended: bool
     wake_ns: int | None
+    function: str | None = None
+    file: str | None = None
+    line: int | None = None
+    holder: int | None = None
 
 
 class Collecting:

@@ -5,10 +5,22 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
+from dataclasses import replace
 
-from collector.context import UNKNOWN, Blame, NameFound, ParkedAt, Resource, ThreadContext
+from collector.context import (
+    UNKNOWN,
+    Blame,
+    Census,
+    NameFound,
+    ParkedAt,
+    Party,
+    Resource,
+    ThreadContext,
+)
+from collector.wait_graph import NATIVE
 from probes.errors import ParkscopeError
 from tracer import procfs
+from tracer.native_mutex import mutex_owner
 from tracer.pymem import PythonReader
 from tracer.target import Target, alive
 
@@ -101,9 +113,51 @@ class TargetContext:
         if reader is None or not alive(reader.target):
             return {}
         try:
-            return reader.blames(waits)
+            found = reader.blames(waits)
+            now_ns = time.monotonic_ns()
+            found = {tid: replace(blame, read_ns=now_ns) for tid, blame in found.items()}
+            for tid, parked in waits.items():
+                if parked.kind == "lock" and (
+                    tid not in found or found[tid].resource.type == "lock"
+                ):
+                    blame = self._native_blame(reader, tid)
+                    found |= {} if blame is None else {tid: blame}
         except ParkscopeError:
             return {}
+        return found
+
+    def _native_blame(self, reader: PythonReader, tid: int) -> Blame | None:
+        """Of what no Python object stands for: a mutex, or of a native thread any futex.
+
+        Only where nobody but its own process can end the wait, and no clock.
+        """
+        pid = reader.target.pid
+        mutex = mutex_owner(reader.memory, pid, tid)
+        if mutex is not None:
+            address, owner = mutex
+            known = reader.thread(owner) is not None
+            stack = reader.stack(owner, STACK_LIMIT) if known else None
+            frames = None if stack is None or stack[1] else stack[0]
+            holder = Party(owner, reader.name(owner), "owns the mutex", frames)
+            resource = Resource("mutex", None, address)
+            return Blame(resource, holder, needs=(owner,), timed=False, read_ns=time.monotonic_ns())
+        if reader.thread(tid) is None and procfs.waits_privately(pid, tid):
+            return Blame(Resource(NATIVE), timed=False)
+        return None
+
+    def census(self, pid: int, /) -> Census | None:
+        """All threads of a process; None when they cannot be listed for certain."""
+        reader = self._readers.get(pid)
+        if reader is None:
+            return None
+        try:
+            before, known = procfs.thread_ids(pid), reader.threads()
+            handlers = procfs.handles_signals(pid)
+            if procfs.thread_ids(pid) != before or not known.keys() <= before:
+                return None  # threads come and go: somebody acts
+        except ParkscopeError:
+            return None
+        return Census({tid: tid in known for tid in before}, handlers)
 
     def find_name(self, pid: int, resource: Resource, /) -> NameFound:
         """Go on looking for the name of a resource that had none, for a few milliseconds."""

@@ -5,11 +5,9 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, tzinfo
-from pathlib import PurePath
 from typing import Any, TextIO
 
 import numpy.typing as npt
@@ -17,16 +15,18 @@ import numpy.typing as npt
 from collector.counters import Counters
 from collector.events import Event
 from tracer import units
+from tracer.diagnosis import because, deadlock, own_frame, plain, thing, where
 from tracer.escape import terminal
 from tracer.totals import totals_line
 
-_STDLIB = re.compile(r"/lib(?:64)?/python3[.\d]*t?/(?!(?:site|dist)-packages/)|^<frozen ")
 _DIM, _BOLD, _RED, _YELLOW, _GREEN, _END = (
     f"\x1b[{code}m" for code in ("2", "1", "31", "33", "32", "0")
 )
+_MAX_NAMED = 1024
 _COLOUR_OF: Mapping[str, str] = {
     "park_long": _BOLD + _RED,
     "park_end": _GREEN,
+    "deadlock": _BOLD + _RED,
     "data_loss": _YELLOW,
     "governor": _YELLOW,
     "probe_failed": _YELLOW,
@@ -39,13 +39,15 @@ class Style:
 
     ``wall_offset_ns`` is added to an event's CLOCK_MONOTONIC for the time of day
     in zone ``zone`` (None: the local one); with an offset of None, times are
-    seconds since the first event. ``idle`` shows idle parks too.
+    seconds since the first event. ``idle`` shows idle parks too. ``source`` finds the
+    text of a line of the target's (pid, file, line number), where it may be shown.
     """
 
     wall_offset_ns: int | None = None
     zone: tzinfo | None = None
     idle: bool = False
     colour: bool = False
+    source: Callable[[int, str, int], str | None] | None = None
 
 
 class HumanLines:
@@ -55,6 +57,7 @@ class HumanLines:
         self._stream = stream
         self._style = style
         self._first_ns: int | None = None
+        self._named: set[tuple[int | None, str]] = set()
 
     def on_records(self, records: npt.NDArray[Any], dropped: dict[int, int], now_ns: int) -> None:
         """Nothing: records are not for reading."""
@@ -69,11 +72,23 @@ class HumanLines:
         lines = [
             f"{stamp(event.ts_ns, self._style, self._first_ns or 0)}  {text}\n"
             for event in events
-            if (text := line(event, self._style)) is not None
+            if self._is_news(event) and (text := line(event, self._style)) is not None
         ]
         if lines:
             self._stream.write("".join(lines))
             self._stream.flush()
+
+    def _is_news(self, event: Event) -> bool:
+        """A name is said once, of the first of those that wait for the thing."""
+        if event.event != "resource_named":
+            return True
+        thing_of = event.pid, str(event.data.get("resource"))
+        if thing_of in self._named:
+            return False
+        if len(self._named) >= _MAX_NAMED:
+            self._named.clear()
+        self._named.add(thing_of)
+        return True
 
     def on_health(self, counters: Counters, now_ns: int) -> None:
         """Nothing: the totals come at the end."""
@@ -97,10 +112,21 @@ def line(event: Event, style: Style) -> str | None:
     if say is None or (event.idle and not style.idle):
         return None
     text = say(event)
+    if text is not None and event.event == "park_long" and style.source is not None:
+        text += _source_text(event, style.source)
     if text is None or not style.colour:
         return text
     colour = _DIM if event.idle else _COLOUR_OF.get(event.event)
     return f"{colour}{text}{_END}" if colour else text
+
+
+def _source_text(event: Event, source: Callable[[int, str, int], str | None]) -> str:
+    """``  | with self._lock:``: the line that the program's own innermost call is in."""
+    frame = own_frame(event.data.get("stack"))
+    if frame is None or event.pid is None:
+        return ""
+    shown = source(event.pid, frame["file"], frame["line"])
+    return "" if shown is None else f"  | {terminal(shown, 80)}"
 
 
 def who(event: Event) -> str:
@@ -117,96 +143,92 @@ def reason(data: Mapping[str, Any]) -> str:
 
 
 def waits_on(kind: str | None, data: Mapping[str, Any]) -> str:
-    """``lock 0x7f…``, ``io recvfrom fd 7``, ``the GIL``: what a park is on."""
+    """``Lock app.cache._lock``, ``io recvfrom fd 7``, ``the GIL``: what a park is on."""
     if kind == "gil":
         return "the GIL"
     resource = data.get("resource")
+    if (known := thing(resource)) is not None:
+        return known
     if kind in ("lock", "map"):
         address = resource.get("address") if isinstance(resource, Mapping) else None
-        return f"{kind} {_plain(address)}" if address else f"{kind}"
-    words = [_plain(kind)]
+        return f"{kind} {plain(address)}" if address else f"{kind}"
+    words = [plain(kind)]
     if data.get("syscall") is not None:
-        words.append(_plain(data["syscall"]))
+        words.append(plain(data["syscall"]))
     if data.get("fd") is not None:
-        words.append(f"fd {_plain(data['fd'])}")
+        words.append(f"fd {plain(data['fd'])}")
     return " ".join(words)
-
-
-def where(stack: Any, frames: int = 3) -> str:
-    """``queue.py:171 get ← app.py:88 handler``: the innermost call, then the program's own.
-
-    Calls inside the standard library are left out after the first, shown by ``…``;
-    empty without a stack.
-    """
-    if not isinstance(stack, Sequence) or isinstance(stack, str):
-        return ""
-    shown: list[str] = []
-    skipped = False
-    for index, frame in enumerate(f for f in stack if isinstance(f, Mapping)):
-        if len(shown) == frames:
-            break
-        if index and _STDLIB.search(str(frame.get("file"))):
-            skipped = True
-            continue
-        shown.append(("… " if skipped else "") + _call(frame))
-        skipped = False
-    return " ← ".join(shown)
-
-
-def _call(frame: Mapping[str, Any]) -> str:
-    name = terminal(PurePath(str(frame.get("file"))).name, 40)
-    line_number = frame.get("line")
-    at = name if line_number is None else f"{name}:{_plain(line_number)}"
-    return f"{at} {terminal(str(frame.get('function')), 60)}"
-
-
-def _plain(value: Any) -> str:
-    return terminal(str(value), 60)
 
 
 def _park_long(event: Event) -> str:
     lasted = units.duration(event.duration_ns or 0)
-    comma = "," if event.kind == "gil" else ""
-    return f"{who(event)} parked {lasted} and counting{comma} {_park(event)}"
+    if (known := _thing(event)) is not None:
+        since = " (since before the attach)" if event.before_attach else ""
+        return f"{who(event)} waits {lasted}{since} for {known}{because(event.data)}" + _at(event)
+    text = f"{who(event)} parked {lasted} and counting in {waits_on(event.kind, event.data)}"
+    return text + _since(event) + _at(event)
 
 
 def _park_end(event: Event) -> str:
     lasted = units.duration(event.duration_ns or 0)
-    end = str(event.data.get("end"))
-    if end == "lost":
+    if event.data.get("end") == "lost":
         lasted = f"at least {lasted}"
-    return f"{who(event)} was parked {lasted} {_park(event, _ended(event))}"
+    if (known := _thing(event)) is not None:
+        text = f"{who(event)} waited {lasted} for {known}"
+    else:
+        text = f"{who(event)} was parked {lasted} in {waits_on(event.kind, event.data)}"
+    return text + _ended(event) + _since(event) + _at(event)
 
 
-def _park(event: Event, ended: str = "") -> str:
-    """What the park is on, how it ended, and where in the program."""
-    on = waits_on(event.kind, event.data)
-    text = ("waiting for " if event.kind == "gil" else "in ") + on + ended
-    if event.before_attach:
-        text += ", since before the attach"
+def _thing(event: Event) -> str | None:
+    """What a park is for, where more than a kind and an address is known of it."""
+    return "the GIL" if event.kind == "gil" else thing(event.data.get("resource"))
+
+
+def _since(event: Event) -> str:
+    return ", since before the attach" if event.before_attach else ""
+
+
+def _at(event: Event) -> str:
+    """What else is known of a park, and where in the program it is."""
+    text = ""
     if event.idle:
-        text += f"  [idle: {_plain(event.data.get('idle_reason'))}]"
+        text = f"  [idle: {plain(event.data.get('idle_reason'))}]"
     if event.data.get("python") is False:
         text += "  [native thread]"
     place = where(event.data.get("stack"))
     return f"{text}  {place}" if place else text
 
 
+def _resource_named(event: Event) -> str | None:
+    known = thing(event.data.get("resource"))
+    return None if known is None else f"{who(event)} still waits, for {known}"
+
+
 def _ended(event: Event) -> str:
     end, waker = event.data.get("end"), event.data.get("waker")
-    if isinstance(waker, Mapping):
-        if waker.get("same_process"):
-            return f", woken by {_plain(waker.get('tid'))}"
-        return f", woken by process {_plain(waker.get('pid'))}"
+    if isinstance(waker, Mapping) and waker.get("why") != "timer":
+        return _woken_by(waker)
     return {"timed_out": ", timed out", "exited": ", until the thread ended"}.get(str(end), "")
+
+
+def _woken_by(waker: Mapping[str, Any]) -> str:
+    """``, woken by keeper at cache.py:90 release``."""
+    name, place = waker.get("thread_name"), where(waker.get("stack"), 2)
+    if waker.get("same_process"):
+        text = terminal(name, 40) if isinstance(name, str) else plain(waker.get("tid"))
+    else:
+        text = f"process {plain(waker.get('pid'))}"
+    text = f"a signal of {text}" if waker.get("why") == "signal" else text
+    return f", woken by {text}" + (f" at {place}" if place else "")
 
 
 def _attached(event: Event) -> str:
     data = event.data
     target = f"to {event.pid} " if event.pid is not None else ""
-    text = f"attached {target}by {_plain(data.get('backend'))}"
+    text = f"attached {target}by {plain(data.get('backend'))}"
     if data.get("python"):
-        text += f", CPython {_plain(data['python'])}"
+        text += f", CPython {plain(data['python'])}"
     if because := reason(data):
         text += f" ({because})"
     if data.get("refusal"):
@@ -218,7 +240,7 @@ def _data_loss(event: Event) -> str:
     count = event.data.get("count")
     kind = event.data.get("record_kind") or "unreadable"
     return (
-        f"lost {_plain(count)} {_plain(kind)} records ({_plain(event.data.get('where'))}): "
+        f"lost {plain(count)} {plain(kind)} records ({plain(event.data.get('where'))}): "
         "parks may be missing"
     )
 
@@ -226,27 +248,27 @@ def _data_loss(event: Event) -> str:
 def _governor(event: Event) -> str:
     data = event.data
     return (
-        f"governor: {_plain(data.get('probe'))} {_plain(data.get('action'))}: "
+        f"governor: {plain(data.get('probe'))} {plain(data.get('action'))}: "
         f"{terminal(str(data.get('why')))}"
     )
 
 
 def _probe_failed(event: Event) -> str:
     why = terminal(str(event.data.get("why")))
-    return f"probe {_plain(event.data.get('probe'))} could not be attached: {why}"
+    return f"probe {plain(event.data.get('probe'))} could not be attached: {why}"
 
 
 def _large_alloc(event: Event) -> str:
     size_bytes = event.data.get("size_bytes")
     amount = units.size(size_bytes) if isinstance(size_bytes, int) else "?"
-    return f"{who(event)} allocated {amount} ({_plain(event.data.get('api'))})"
+    return f"{who(event)} allocated {amount} ({plain(event.data.get('api'))})"
 
 
 def _fork(event: Event) -> str | None:
     """A child that nobody follows is of no interest; a shell makes many."""
     if not event.data.get("followed"):
         return None
-    return f"{event.pid} forked {_plain(event.data.get('child_pid'))}, which is followed"
+    return f"{event.pid} forked {plain(event.data.get('child_pid'))}, which is followed"
 
 
 def _exec(event: Event) -> str:
@@ -264,7 +286,7 @@ def _exit(event: Event) -> str:
 
 def _detached(event: Event) -> str:
     totals = event.data.get("totals")
-    why = _plain(event.data.get("why"))
+    why = plain(event.data.get("why"))
     return totals_line(totals if isinstance(totals, Mapping) else {}, why)
 
 
@@ -272,6 +294,8 @@ _SAYINGS: Mapping[str, Callable[[Event], str | None]] = {
     "attached": _attached,
     "park_long": _park_long,
     "park_end": _park_end,
+    "resource_named": _resource_named,
+    "deadlock": deadlock,
     "large_alloc": _large_alloc,
     "data_loss": _data_loss,
     "governor": _governor,

@@ -14,13 +14,16 @@ from rich.text import Text
 from collector.events import Event
 from collector.sinks.live import LiveSnapshot, LiveThread
 from tracer import totals, units
+from tracer.diagnosis import holder_name, where
 from tracer.escape import terminal
-from tracer.human import Style, line, reason, waits_on, where
+from tracer.human import Style, line, reason, waits_on
 
 SORTS = ("time", "name", "tid")
 _NEWS_LINES = 2
 _NEWS_NS = 15_000_000_000
 _NARROW = 64
+_WIDE = 96
+"""Columns from which there is room to say who has it, too."""
 """Columns under which there is no room to say where in the program."""
 _NEWS_STYLE = Style(idle=True)
 
@@ -140,23 +143,27 @@ def _table(threads: Sequence[LiveThread], now_ns: int, width: int, room: int) ->
     table.add_column("PID/TID" if several else "TID", no_wrap=True)
     table.add_column("FOR", no_wrap=True, justify="right", min_width=7)
     table.add_column("WAITS ON", no_wrap=True, overflow="ellipsis", min_width=12, max_width=30)
+    held = width >= _WIDE and any(holder_name(thread.data) for thread in threads)
+    if held:
+        table.add_column("HELD BY", no_wrap=True, overflow="ellipsis", min_width=8, max_width=24)
     if width >= _NARROW:
         table.add_column("WHERE", no_wrap=True, overflow="ellipsis", ratio=1)
     fitting = list(threads) if len(threads) <= room else list(threads[: room - 1])
     for thread in fitting:
-        cells = _cells(thread, now_ns, several)
+        cells = _cells(thread, now_ns, several, held)
         table.add_row(*cells[: len(table.columns)], style=_style(thread))
     if len(fitting) < len(threads):
         table.add_row(Text(f"… {len(threads) - len(fitting)} more", style="dim"))
     return table
 
 
-def _cells(thread: LiveThread, now_ns: int, several: bool) -> list[Text]:
+def _cells(thread: LiveThread, now_ns: int, several: bool, held: bool) -> list[Text]:
     name = terminal(thread.thread_name, 60) if thread.thread_name else "?"
     task = f"{thread.pid}/{thread.tid}" if several else str(thread.tid)
     waits = "running" if thread.kind is None else waits_on(thread.kind, thread.data)
     lasted = units.duration(max(0, now_ns - thread.since_ns))
-    return [Text(name), Text(task), Text(lasted), Text(waits), Text(_where(thread))]
+    holder = [Text(holder_name(thread.data))] if held else []
+    return [Text(name), Text(task), Text(lasted), Text(waits), *holder, Text(_where(thread))]
 
 
 def _where(thread: LiveThread) -> str:
@@ -175,7 +182,10 @@ def _style(thread: LiveThread) -> str:
 
 def _news(snapshot: LiveSnapshot) -> list[Text]:
     oldest_ns = snapshot.now_ns - _NEWS_NS
-    latest = [event for event in snapshot.news if event.ts_ns >= oldest_ns][-_NEWS_LINES:]
+    recent = [event for event in snapshot.news if event.ts_ns >= oldest_ns]
+    # A deadlock does not grow old.
+    lasting = [event for event in snapshot.news if event.event == "deadlock"][-1:]
+    latest = [*(one for one in lasting if one not in recent), *recent][-_NEWS_LINES:]
     return [Text(f"! {line(event, _NEWS_STYLE)}", style="yellow") for event in latest]
 
 

@@ -19,6 +19,8 @@ _PF_KTHREAD = 0x00200000  # include/linux/sched.h
 _SYSCALL_WORDS = 9
 _FUTEX_COMMAND = 0x7F  # ~(FUTEX_PRIVATE_FLAG | FUTEX_CLOCK_REALTIME), include/uapi/linux/futex.h
 _FUTEX_WAITS = frozenset({0, 9})  # FUTEX_WAIT, FUTEX_WAIT_BITSET
+_FUTEX_PRIVATE = 0x80
+_QUIET_SIGNALS = (2, 4, 6, 7, 8, 11, 32, 33)  # INT, ILL, ABRT, BUS, FPE, SEGV, glibc's two
 _MAPPING = re.compile(
     rb"^([0-9a-f]+)-([0-9a-f]+) (....) ([0-9a-f]+) ([0-9a-f]+):([0-9a-f]+) (\d+) *(.*)$",
     re.MULTILINE,
@@ -129,19 +131,49 @@ def has_thread(pid: int, tid: int) -> bool:
 def futex_wait(pid: int, tid: int) -> tuple[int, bool | None]:
     """The address of the futex that a thread waits on now, and whether it has a time limit.
 
-    (0, None) for a thread that waits on none. Raises PermissionDenied. Source: futex(2),
-    ``proc_pid_syscall`` in fs/proc/base.c: number, six arguments, stack and instruction pointer.
+    (0, None) for a thread that waits on none. Raises PermissionDenied.
+    """
+    address, _, timeout = futex_arguments(pid, tid)
+    return (address, timeout != 0) if address else (0, None)
+
+
+def waits_privately(pid: int, tid: int) -> bool:
+    """Whether a thread waits without limit on a futex that only its own process can wake.
+
+    Raises PermissionDenied.
+    """
+    address, operation, timeout = futex_arguments(pid, tid)
+    return bool(address) and bool(operation & _FUTEX_PRIVATE) and not timeout
+
+
+def handles_signals(pid: int) -> bool:
+    """Whether a process has a handler for a signal that may tell it to go on.
+
+    Not counted: SIGINT, which CPython handles in every program, the signals of a crash
+    (faulthandler), and those that glibc keeps for itself. Raises NoSuchProcess,
+    PermissionDenied. Source: ``SigCgt`` in proc_pid_status(5).
+    """
+    found = re.search(rb"^SigCgt:\s*([0-9a-f]+)", _read(pid, "status", 65536), re.MULTILINE)
+    caught = int(found[1], 16) if found else -1
+    return bool(caught & ~sum(1 << (number - 1) for number in _QUIET_SIGNALS))
+
+
+def futex_arguments(pid: int, tid: int) -> tuple[int, int, int]:
+    """Address, operation and time limit's address of a futex wait; zeros if it is in none.
+
+    Source: futex(2), ``proc_pid_syscall`` in fs/proc/base.c: number, six arguments, stack
+    and instruction pointer.
     """
     try:
         words = _read(pid, f"task/{tid}/syscall", 512).split()
     except NoSuchProcess:
-        return 0, None
+        return 0, 0, 0
     if len(words) < _SYSCALL_WORDS or words[0] != b"202":
-        return 0, None
+        return 0, 0, 0
     address, operation, _, timeout = (int(word, 16) for word in words[1:5])
     if operation & _FUTEX_COMMAND not in _FUTEX_WAITS:
-        return 0, None
-    return address, timeout != 0
+        return 0, 0, 0
+    return address, operation, timeout
 
 
 def process_ids() -> Iterator[int]:

@@ -24,6 +24,7 @@ from tracer.human import HumanLines, Style
 from tracer.interrupts import Interrupts
 from tracer.recording import Recording
 from tracer.session import SessionOptions, SessionResult, run_session
+from tracer.source_line import SourceLines
 from tracer.totals import totals_line
 
 _YEAR_2200_NS = 7_258_118_400_000_000_000
@@ -58,9 +59,14 @@ def event_sink(options: SessionOptions, output: Output, stream: TextIO) -> Sink:
     """The sink that says events on ``stream``, as JSON or in words."""
     if output.json:
         return JsonLines(stream.buffer)
-    return HumanLines(
-        stream, Style(wall_offset_ns(options), idle=output.idle, colour=coloured(stream))
+    live = options.replay is None and options.backend != "mock"
+    style = Style(
+        wall_offset_ns(options),
+        idle=output.idle,
+        colour=coloured(stream),
+        source=SourceLines().line if live else None,
     )
+    return HumanLines(stream, style)
 
 
 def record(options: SessionOptions, output: Output) -> int:

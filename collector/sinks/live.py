@@ -26,7 +26,9 @@ PUBLISH_NS = 100_000_000
 RECENT_EVENTS = 50
 _LIVES = (Kind.THREAD_START, Kind.THREAD_EXIT, Kind.PROC_EXEC, Kind.PROC_EXIT)
 _FOLDED = (Kind.THREAD_STATE, Kind.WAIT_OPEN, Kind.WAIT, Kind.WAKE, *_LIVES)
-_NEWS = frozenset({"data_loss", "governor", "probe_failed", "process_fork", "process_exec"})
+_NEWS = frozenset(
+    {"deadlock", "data_loss", "governor", "probe_failed", "process_fork", "process_exec"}
+)
 _BLOCKED = (RunState.SLEEPING, RunState.DISK_SLEEP)
 
 Key = tuple[int, int]
@@ -39,7 +41,7 @@ class LiveThread:
 
     ``long`` marks a park over the threshold; ``idle`` is None until that is known.
     ``data`` holds the keys of a ``park_long`` event as far as they are known:
-    ``resource``, ``syscall``, ``fd``, ``stack``, ``idle_reason``.
+    ``resource``, ``holder``, ``syscall``, ``fd``, ``stack``, ``idle_reason``.
     """
 
     pid: int
@@ -115,6 +117,8 @@ class LiveSink:
                 self._crossed(event)
             elif event.event == "park_end":
                 self._over(event)
+            elif event.event == "resource_named":
+                self._named(event)
             elif event.event == "detached":
                 self._ended = event
             elif event.event in _NEWS:
@@ -217,6 +221,14 @@ class LiveSink:
             base = self._threads.get(key)
             if base is not None and base.since_ns < end_ns:
                 self._running(key, end_ns)
+
+    def _named(self, event: Event) -> None:
+        """What a long park is on has a name by now."""
+        key = event.pid or 0, event.tid or 0
+        shown = self._long.get(key)
+        if shown is not None and shown.data.get("park_id") == event.data.get("park_id"):
+            data = {**shown.data, "resource": event.data.get("resource")}
+            self._long[key] = replace(shown, data=data)
 
     def _name(self, key: Key) -> str | None:
         if key not in self._names:

@@ -42,7 +42,7 @@ async def lock_in_coroutine(log: Log, length: float) -> None:
     lock, held = threading.Lock(), threading.Event()
     threads = start(("holder", hold, log, lock, held, length))
     held.wait()
-    with log.wait("lock", "a lock in a coroutine"):
+    with log.wait("lock", "a lock in a coroutine", holder=threads[0].native_id):
         lock.acquire()
     lock.release()
     join(log, threads)

@@ -13,12 +13,17 @@ Lock = Any  # what threading.Lock() and threading.RLock() return has no common n
 
 
 def take_both(
-    log: Log, first: tuple[Lock, str], second: tuple[Lock, str], both_hold: threading.Barrier
+    log: Log,
+    first: tuple[Lock, str],
+    second: tuple[Lock, str],
+    both_hold: threading.Barrier,
+    holders: dict[str, int],
 ) -> None:
     """Take ``first``, wait until the other thread has its own, then want ``second``."""
     with first[0]:
+        holders[first[1]] = threading.get_native_id()
         both_hold.wait()
-        log.for_ever("lock", second[1])
+        log.for_ever("lock", second[1], holder=holders[second[1]])
         with second[0]:
             raise AssertionError("there is no way to get here")
 
@@ -27,9 +32,10 @@ def run(log: Log, clock: Clock) -> None:
     """Lock them up, look at it for a while, leave without joining."""
     a, b = (threading.Lock(), "lock A"), (threading.RLock(), "lock B")
     both_hold = threading.Barrier(2)
+    holders: dict[str, int] = {}
     start(
-        ("takes-a-then-b", take_both, log, a, b, both_hold),
-        ("takes-b-then-a", take_both, log, b, a, both_hold),
+        ("takes-a-then-b", take_both, log, a, b, both_hold, holders),
+        ("takes-b-then-a", take_both, log, b, a, both_hold, holders),
     )
     while clock.left() > 0:
         length = min(0.5, clock.left())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 
 from truth_log import SHORTEST_NS, Clock, Log, join, main, now_ns, start
@@ -37,14 +38,21 @@ def hog(log: Log, clock: Clock, count: int) -> None:
         sum(range(count))
 
 
-def compute(log: Log, clock: Clock) -> None:
+def compute(log: Log, clock: Clock, hogs: list[threading.Thread]) -> None:
     """Python code that is stopped by the hog: the gap in its own clock is the wait."""
     while clock.left() > 2 * HOLD_SECONDS:
         before = now = now_ns()
         while now < clock.end_ns and now - before < SHORTEST_NS:
             before, now = now, now_ns()
         if now - before >= SHORTEST_NS:
-            log.write(kind="gil", what="the GIL", start_ns=before, end_ns=now, contended=True)
+            log.write(
+                kind="gil",
+                what="the GIL",
+                start_ns=before,
+                end_ns=now,
+                contended=True,
+                holder=hogs[0].native_id,
+            )
         with log.wait("sleep", "between two computations", asked=0.1):
             time.sleep(0.1)
 
@@ -60,14 +68,12 @@ def run(log: Log, clock: Clock) -> None:
     """One hog, two kinds of victims."""
     count = calibrated()
     log.computing += 1
-    join(
-        log,
-        start(
-            ("hog", hog, log, clock, count),
-            ("victim-computing", compute, log, clock),
-            ("victim-waking", wake_up, log, clock),
-        ),
+    hogs = start(("hog", hog, log, clock, count))
+    victims = start(
+        ("victim-computing", compute, log, clock, hogs),
+        ("victim-waking", wake_up, log, clock),
     )
+    join(log, hogs + victims)
 
 
 if __name__ == "__main__":

@@ -3,12 +3,16 @@
 One JSON object per line and wait of 50 ms or more, in a file opened with O_APPEND:
 
     {"tid": 12, "thread": "worker", "kind": "lock", "start_ns": 1, "end_ns": 2,
-     "what": "lock A", "idle": false, "contended": false, "wake_ns": null}
+     "what": "lock A", "idle": false, "contended": false, "wake_ns": null,
+     "function": "work", "file": "deadlock.py", "line": 20, "holder": 13}
 
 Times are CLOCK_MONOTONIC, taken right before the call and right after its return.
 ``end_ns`` is null for a wait that never ends; that line is written when it begins.
 ``wake_ns`` is when the cause of the wait was over, where that is known: what follows
 is the way back to the GIL. ``contended`` says that other threads computed meanwhile.
+``line`` is that of the ``with`` (or of ``for_ever``): the call that blocks comes next.
+``holder`` is the native id of the thread that has what is waited for, as the program
+itself knows for sure. Both are null where it does not.
 """
 
 from __future__ import annotations
@@ -29,12 +33,29 @@ LENGTHS = (0.15, 0.205, 0.25, 0.5, 1.2)
 
 now_ns = time.monotonic_ns
 
+Place = Any  # (function, file, line), or None where it is not known
+
+
+def place_of(frame: Any) -> Place:
+    """Where a frame is."""
+    code = frame.f_code
+    return code.co_name, os.path.basename(code.co_filename), frame.f_lineno
+
 
 class Wait:
     """``with`` it around exactly one blocking call."""
 
-    def __init__(self, log: Log, kind: str, what: str, asked: float | None = None) -> None:
+    def __init__(
+        self,
+        log: Log,
+        kind: str,
+        what: str,
+        asked: float | None = None,
+        holder: int | None = None,
+    ) -> None:
         self._log = log
+        self._holder = holder
+        self._place: Place = None
         self._kind = kind
         self._what = what
         self._asked_ns: int | None = None if asked is None else int(asked * 1e9)
@@ -42,6 +63,7 @@ class Wait:
         self._start_ns = 0
 
     def __enter__(self) -> None:
+        self._place = place_of(sys._getframe(1))
         self._contended = self._log.computing > 0
         self._start_ns = now_ns()
 
@@ -57,6 +79,8 @@ class Wait:
                 end_ns=end_ns,
                 wake_ns=wake_ns,
                 contended=contended,
+                place=self._place,
+                holder=self._holder,
             )
 
 
@@ -68,20 +92,37 @@ class Log:
         self._fd = None if path is None else os.open(path, flags, 0o600)
         self.computing = 0
 
-    def wait(self, kind: str, what: str, asked: float | None = None) -> Wait:
+    def wait(
+        self, kind: str, what: str, asked: float | None = None, holder: int | None = None
+    ) -> Wait:
         """A wait of the calling thread, as a context manager.
 
         ``asked``: after so many seconds the cause is over (a sleep, a time limit).
+        ``holder``: native id of the thread that has what is waited for.
         """
-        return Wait(self, kind, what, asked)
+        return Wait(self, kind, what, asked, holder)
 
     def for_ever(
-        self, kind: str, what: str, idle: bool = False, thread: threading.Thread | None = None
+        self,
+        kind: str,
+        what: str,
+        idle: bool = False,
+        thread: threading.Thread | None = None,
+        holder: int | None = None,
     ) -> None:
         """Say that a wait begins now that has no end (``thread``: whose, if not mine)."""
-        self.write(kind=kind, what=what, start_ns=now_ns(), end_ns=None, idle=idle, thread=thread)
+        self.write(
+            kind=kind,
+            what=what,
+            start_ns=now_ns(),
+            end_ns=None,
+            idle=idle,
+            thread=thread,
+            place=None if idle or thread is not None else place_of(sys._getframe(1)),
+            holder=holder,
+        )
 
-    def write(
+    def write(  # noqa: PLR0913 - one argument per key of a line
         self,
         *,
         kind: str,
@@ -92,6 +133,8 @@ class Log:
         contended: bool = False,
         wake_ns: int | None = None,
         thread: threading.Thread | None = None,
+        place: Place = None,
+        holder: int | None = None,
     ) -> None:
         """One line, in one write: it is there even if the process is killed next."""
         if self._fd is None:
@@ -107,6 +150,10 @@ class Log:
             "idle": idle,
             "contended": contended,
             "wake_ns": wake_ns,
+            "function": None if place is None else place[0],
+            "file": None if place is None else place[1],
+            "line": None if place is None else place[2],
+            "holder": holder,
         }
         os.write(self._fd, (json.dumps(entry) + "\n").encode())
 
@@ -158,7 +205,7 @@ class Clock:
 def join(log: Log, threads: list[threading.Thread]) -> None:
     """Wait for all threads, each wait in the log."""
     for thread in threads:
-        with log.wait("lock", "join of " + thread.name):
+        with log.wait("lock", "join of " + thread.name, holder=thread.native_id):
             thread.join()
 
 

@@ -256,7 +256,7 @@ def terminal() -> Iterator[Callable[..., Tmux]]:
 
 def test_live_in_a_real_terminal(terminal: Callable[..., Tmux], deadlock: Any) -> None:
     tmux = terminal(80, 24, "live", str(deadlock.pid), *PROC)
-    screen = tmux.shows("takes-a-then-b .* lock 0x")
+    screen = tmux.shows("takes-a-then-b .* R?Lock ")
     lines = screen.rstrip("\n").split("\n")
     assert len(lines) == 24
     assert re.match(rf"parkscope  {deadlock.pid} ", lines[0])
@@ -293,6 +293,8 @@ def test_the_demo_flags_a_park_and_says_where_the_trace_is(
     ended = finish(parkscope("demo", *PROC, "-o", str(trace)))
     assert ended.code == 0
     summary = ended.out[ended.out.index("Flagged ") :]
-    assert re.search(r"takes-\w-then-\w .* counting in lock 0x", summary)
+    assert re.search(
+        r"takes-\w-then-\w .* waits .* for R?Lock .*, held by takes-\w-then-\w", summary
+    )
     assert f"parkscope analyze {trace}" in summary
     assert trace.stat().st_mode & 0o777 == 0o600

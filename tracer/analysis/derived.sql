@@ -17,11 +17,21 @@ said AS (
            any_value(syscall ORDER BY ts_ns DESC) AS syscall,
            any_value(fd) AS fd,
            any_value(idle_reason) AS idle_reason,
+           any_value(resource_type ORDER BY ts_ns DESC) AS resource_type,
+           any_value(resource_address ORDER BY ts_ns DESC) AS resource_address,
+           any_value(holder) AS holder,
+           any_value(holder_tid) AS holder_tid,
+           any_value(holder_how) AS holder_how,
+           any_value(holder_does) AS holder_does,
+           any_value(holder_place) AS holder_place,
            any_value(waker) AS waker,
+           any_value(waker_name) AS waker_name,
+           any_value(waker_why) AS waker_why,
+           any_value(waker_place) AS waker_place,
            any_value(end_kind) AS end_kind,
            max(duration_ns) FILTER (event = 'park_end') AS duration_ns
     FROM events
-    WHERE event IN ('park_long', 'park_end') AND park_id IS NOT NULL
+    WHERE event IN ('park_long', 'resource_named', 'park_end') AND park_id IS NOT NULL
     GROUP BY park_id
 ),
 ended AS (
@@ -52,7 +62,9 @@ SELECT park_id,
                             ended_ns - coalesce(said.start_ns, ended.start_ns)::HUGEINT)) AS duration_ns,
        coalesce(said.end_kind, ended.end_kind, 'open') AS end_kind,
        coalesce(said.before_attach, ended.before_attach) AS before_attach,
-       place, resource, syscall, fd, waker, idle_reason
+       place, resource, syscall, fd, idle_reason,
+       resource_type, resource_address, holder, holder_tid, holder_how, holder_does, holder_place,
+       waker, waker_name, waker_why, waker_place
 FROM said FULL JOIN ended USING (park_id), session;
 
 -- Waits that were too short to be recorded one by one: WAIT_HIST records (probes/record.h),

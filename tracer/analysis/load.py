@@ -10,7 +10,11 @@ session        the trace: ``path``, ``state`` (clean, truncated, corrupt), ``beg
 records        record, the fields of ``probes.wire.RECORD``
 parks          park that ended, the fields of ``collector.park.PARK``
 events         event: the common keys, ``park_id``, ``end_kind``, ``waker``, ``resource``,
-               ``fd``, ``syscall``, ``place`` (innermost call), ``idle_reason``, ``data`` (JSON)
+               ``fd``, ``syscall``, ``place`` (innermost call), ``idle_reason``, ``data`` (JSON),
+               ``resource_type``, ``resource_address``, ``holder``, ``holder_tid``,
+               ``holder_how``, ``holder_place``, ``waker_name``, ``waker_why``
+chains         thread in the chain of a long park (``chain_table``)
+cycles         thread of a deadlock (``cycle_table``)
 drops          record kind: ``kind``, ``dropped``
 damage         sort of damage to the file: ``what``, ``lost``
 record_kinds   name of a record kind by number: ``kind``, ``name``
@@ -31,15 +35,14 @@ import numpy.typing as npt
 from collector.events import Event
 from collector.park import PARK, End
 from collector.trace.columns import record_batch, schema_of
-from collector.trace.lines import dump
 from collector.trace.reader import Integrity, TraceReader
 from probes.kinds import KINDS
 from probes.wire import RECORD, Kind
+from tracer.analysis.told import MAX_INT, chain_table, cycle_table, event_table, integer, text
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-_MAX_INT = (1 << 63) - 1
 _MAX_TIME_NS = 4 * 10**18
 """Some 126 years: two such times can be added in 64 bits. A made-up file may say more."""
 
@@ -87,7 +90,9 @@ def load(path: Path) -> Mapping[str, pa.Table]:
         "session": session,
         "records": pa.Table.from_batches(records, schema_of(RECORD)),
         "parks": pa.Table.from_batches(parks, schema_of(PARK)),
-        "events": _events(events),
+        "events": event_table(events),
+        "chains": chain_table(events),
+        "cycles": cycle_table(events),
         "drops": _drops(integrity),
         "damage": _damage(integrity),
         "record_kinds": _names({kind.value: kind.name.lower() for kind in Kind}),
@@ -99,7 +104,7 @@ def load(path: Path) -> Mapping[str, pa.Table]:
 def _in_range(parks: npt.NDArray[Any]) -> npt.NDArray[Any]:
     """Parks with numbers that exist; a made-up file may say others."""
     fine = (parks["kind"] < len(KINDS)) & (parks["end"] < len(End))
-    kept: npt.NDArray[Any] = parks[fine & (parks["park_id"] <= _MAX_INT)]
+    kept: npt.NDArray[Any] = parks[fine & (parks["park_id"] <= MAX_INT)]
     return kept
 
 
@@ -112,17 +117,17 @@ def _session(reader: TraceReader, events: Sequence[Event], span: _Span) -> pa.Ta
     targets = sorted(attached_to or pids)
     totals = _totals(reader, events)
     row: dict[str, tuple[pa.DataType, Any]] = {
-        "path": (pa.string(), _text(str(reader.path))),
+        "path": (pa.string(), text(str(reader.path))),
         "state": (pa.string(), reader.integrity.state.value),
         "began_ns": (pa.int64(), span.began_ns or 0),
         "ended_ns": (pa.int64(), span.ended_ns),
         "realtime_offset_ns": (pa.int64(), _realtime_offset(reader.meta.get("clock"))),
-        "backend": (pa.string(), _text(attached.get("backend"))),
-        "why": (pa.string(), _text(attached.get("why"))),
-        "version": (pa.string(), _text(attached.get("version"))),
+        "backend": (pa.string(), text(attached.get("backend"))),
+        "why": (pa.string(), text(attached.get("why"))),
+        "version": (pa.string(), text(attached.get("version"))),
         "targets": (pa.string(), ", ".join(map(str, targets)) or None),
-        "malformed": (pa.int64(), _integer(totals.get("records_malformed"))),
-        "own_cpu_ns": (pa.int64(), _integer(totals.get("own_cpu_ns"))),
+        "malformed": (pa.int64(), integer(totals.get("records_malformed"))),
+        "own_cpu_ns": (pa.int64(), integer(totals.get("own_cpu_ns"))),
     }
     return pa.table({name: pa.array([value], kind) for name, (kind, value) in row.items()})
 
@@ -131,7 +136,7 @@ def _realtime_offset(clock: Any) -> int | None:
     """Wall clock minus CLOCK_MONOTONIC, by the pair that the recorder read."""
     if not isinstance(clock, dict):
         return None
-    wall, monotonic = _integer(clock.get("realtime_ns")), _integer(clock.get("monotonic_ns"))
+    wall, monotonic = integer(clock.get("realtime_ns")), integer(clock.get("monotonic_ns"))
     if wall is None or monotonic is None or not 0 <= wall - monotonic <= _MAX_TIME_NS:
         return None
     return wall - monotonic
@@ -150,41 +155,14 @@ def _totals(reader: TraceReader, events: Sequence[Event]) -> Mapping[str, Any]:
     return {}
 
 
-def _events(events: Sequence[Event]) -> pa.Table:
-    import pyarrow as pa
-
-    columns: dict[str, tuple[pa.DataType, list[Any]]] = {
-        "event": (pa.string(), [event.event for event in events]),
-        "ts_ns": (pa.uint64(), [event.ts_ns for event in events]),
-        "pid": (pa.uint32(), [event.pid for event in events]),
-        "tid": (pa.uint32(), [event.tid for event in events]),
-        "thread_name": (pa.string(), [event.thread_name for event in events]),
-        "kind": (pa.string(), [event.kind for event in events]),
-        "idle": (pa.bool_(), [event.idle for event in events]),
-        "start_ns": (pa.uint64(), [event.start_ns for event in events]),
-        "duration_ns": (pa.uint64(), [event.duration_ns for event in events]),
-        "before_attach": (pa.bool_(), [event.before_attach for event in events]),
-        "park_id": (pa.int64(), [_integer(event.data.get("park_id")) for event in events]),
-        "end_kind": (pa.string(), [_text(event.data.get("end")) for event in events]),
-        "waker": (pa.string(), [_waker(event.data.get("waker")) for event in events]),
-        "resource": (pa.string(), [_resource(event.data.get("resource")) for event in events]),
-        "fd": (pa.int64(), [_integer(event.data.get("fd")) for event in events]),
-        "syscall": (pa.string(), [_text(event.data.get("syscall")) for event in events]),
-        "place": (pa.string(), [_place(event.data.get("stack")) for event in events]),
-        "idle_reason": (pa.string(), [_text(event.data.get("idle_reason")) for event in events]),
-        "data": (pa.string(), [dump(event.data).decode() for event in events]),
-    }
-    return pa.table({name: pa.array(values, kind) for name, (kind, values) in columns.items()})
-
-
 def _drops(integrity: Integrity) -> pa.Table:
     import pyarrow as pa
 
     kinds = sorted(integrity.dropped)
-    counts = [min(integrity.dropped[kind], _MAX_INT) for kind in kinds]
+    counts = [min(integrity.dropped[kind], MAX_INT) for kind in kinds]
     return pa.table(
         {
-            "kind": pa.array([min(kind, _MAX_INT) for kind in kinds], pa.int64()),
+            "kind": pa.array([min(kind, MAX_INT) for kind in kinds], pa.int64()),
             "dropped": pa.array(counts, pa.int64()),
         }
     )
@@ -203,8 +181,8 @@ def _damage(integrity: Integrity) -> pa.Table:
     }
     return pa.table(
         {
-            "what": pa.array([_text(what) for what in found], pa.string()),
-            "lost": pa.array([min(n, _MAX_INT) for n in found.values()], pa.int64()),
+            "what": pa.array([text(what) for what in found], pa.string()),
+            "lost": pa.array([min(n, MAX_INT) for n in found.values()], pa.int64()),
         }
     )
 
@@ -218,38 +196,3 @@ def _names(names: Mapping[int, str]) -> pa.Table:
             "name": pa.array(list(names.values()), pa.string()),
         }
     )
-
-
-def _integer(value: Any) -> int | None:
-    """A JSON integer that fits a BIGINT, else None."""
-    return value if type(value) is int and -_MAX_INT <= value <= _MAX_INT else None
-
-
-def _text(value: Any) -> str | None:
-    """Text that Arrow takes, None for anything else."""
-    return value.encode("utf-8", "backslashreplace").decode() if isinstance(value, str) else None
-
-
-def _waker(value: Any) -> str | None:
-    """``pid/tid`` of an event's waker."""
-    if not isinstance(value, dict):
-        return None
-    pid, tid = _integer(value.get("pid")), _integer(value.get("tid"))
-    return None if tid is None else f"{pid}/{tid}"
-
-
-def _resource(value: Any) -> str | None:
-    """Name or address of what was waited for."""
-    if not isinstance(value, dict):
-        return None
-    return _text(value.get("name")) or _text(value.get("address"))
-
-
-def _place(stack: Any) -> str | None:
-    """The innermost call of a stack: ``function (file:line)``."""
-    if not isinstance(stack, list) or not stack or not isinstance(stack[0], dict):
-        return None
-    innermost = stack[0]
-    function, file = _text(innermost.get("function")), _text(innermost.get("file"))
-    line = _integer(innermost.get("line"))
-    return f"{function} ({file}{'' if line is None else f':{line}'})"

@@ -16,14 +16,16 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from collector.context import UNKNOWN, ContextProvider, NoBlames, ParkedAt, ThreadContext
+from collector.context import ContextProvider
 from collector.events import Event
 from collector.source import Batch, RecordSource, SourceInfo
 from probes.wire import RECORD_SIZE, Kind
 from tracer.backends import mock_scenario
+from tracer.backends.mock_context import ScenarioContext
 from tracer.backends.mock_machine import Machine
-from tracer.backends.mock_replay import ReplayContext, ReplaySource
-from tracer.backends.mock_scenario import Scenario, Thread
+from tracer.backends.mock_replay import ReplaySource
+from tracer.backends.mock_scenario import Scenario
+from tracer.backends.replay_context import ReplayContext
 from tracer.backends.scan import BASE_PERIOD_NS, GIL_PERIOD_NS, NEWS_AFTER_NS
 
 ATTACH_NS = 1_000_000_000_000
@@ -44,7 +46,7 @@ class Played:
 def scenario(name: str | Path, *, realtime: bool = False) -> Played:
     """Plays a scenario by its name or from a TOML file. Raises UsageError."""
     source = ScenarioSource(mock_scenario.load(name), realtime=realtime)
-    return Played(source, ScenarioContext(source))
+    return Played(source, ScenarioContext(source.scenario, source.machine, lambda: source.now_ns))
 
 
 def replay(path: Path, *, realtime: bool = False) -> Played:
@@ -124,48 +126,6 @@ class ScenarioSource:
             fact = self._facts.pop(0)
             due.append(Event(fact.event, self.machine.ns(fact.at_ms), data=dict(fact.data)))
         return tuple(due)
-
-
-class ScenarioContext(NoBlames):
-    """What the scenario says of its threads, by the life that they had at the time."""
-
-    def __init__(self, source: ScenarioSource) -> None:
-        self._source = source
-
-    def describe(
-        self, pid: int, tid: int, since_ns: int, _parked: ParkedAt | None = None, /
-    ) -> ThreadContext:
-        """Name and frames of the thread that was parked at ``since_ns``."""
-        found = self._find(pid, tid, since_ns)
-        if found is None:
-            return UNKNOWN
-        key, thread = found
-        if not thread.python:
-            return ThreadContext(python=False)
-        lines = thread.frames
-        for wait in self._source.scenario.wait:
-            if wait.thread == key and wait.frames and self._within(since_ns, wait):
-                lines = wait.frames
-        return ThreadContext(thread.name, True, tuple(line.frame() for line in lines))
-
-    def thread_name(self, pid: int, tid: int) -> str | None:
-        """The name of the thread that has this tid now."""
-        found = self._find(pid, tid, self._source.now_ns)
-        return found[1].name if found is not None and found[1].python else None
-
-    def _find(self, pid: int, tid: int, at_ns: int) -> tuple[str, Thread] | None:
-        """The thread with these numbers that lived at a time; a dead one until a successor."""
-        found = None
-        for key, thread in self._source.scenario.threads.items():
-            lived = self._source.machine.ns(thread.start_ms) <= at_ns
-            if (thread.pid, thread.tid) == (pid, tid) and (found is None or lived):
-                found = key, thread
-        return found
-
-    def _within(self, since_ns: int, wait: mock_scenario.Wait) -> bool:
-        ns = self._source.machine.ns
-        ended = wait.until_ms is not None and since_ns >= ns(wait.until_ms)
-        return ns(wait.at_ms) <= since_ns and not ended
 
 
 def _by_kind(records: npt.NDArray[Any]) -> Counter[int]:

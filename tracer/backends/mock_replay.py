@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import time
-from bisect import bisect_left
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Generator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,18 +12,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from collector.context import UNKNOWN, Frame, NoBlames, ParkedAt, ThreadContext
 from collector.events import Event
 from collector.source import Batch, SourceInfo
 from collector.trace.format import FrameKind
 from collector.trace.reader import Integrity, TraceReader
 
-SOURCE_FACTS = ("governor", "probe_failed")
-"""Events that the recorded source itself had said. All others are found anew."""
+SOURCE_FACTS = ("governor", "probe_failed", "deadlock")
+"""Events that rest on what only the recorder could see: its source, the target's memory.
+All others are found anew."""
 
-_MAX_FRAMES = 64
-_MAX_LINE = 1 << 31
-_SAME_PARK_NS = 1_000_000
 _MAX_SILENT_POLLS = 1_000_000
 """Three days of silence at the loop's pace. What is silent for longer (or says so: a
 made-up file may claim centuries) is skipped, not waited through."""
@@ -157,8 +153,12 @@ class ReplaySource:
             time.sleep(max(0, began + now_ns - first - time.monotonic_ns()) / 1e9)
 
     def _due_facts(self) -> tuple[Event, ...]:
+        """What had been said by now; a deadlock only after the parks that it is made of."""
         count = 0
-        while count < len(self._facts) and self._facts[count].ts_ns <= self._now_ns:
+        while count < len(self._facts) and (
+            self._facts[count].ts_ns + (self._facts[count].event == "deadlock") <= self._now_ns
+            or self._done
+        ):
             count += 1
         due, self._facts = self._facts[:count], self._facts[count:]
         return tuple(due)
@@ -173,86 +173,6 @@ class ReplaySource:
             )
             for kind, count in sorted(self._reader.integrity.lost_rows.items())
         )
-
-
-class ReplayContext(NoBlames):
-    """Names and stacks as the recorded events give them."""
-
-    def __init__(self, source: ReplaySource) -> None:
-        self._source = source
-        self._parks: dict[tuple[int, int], list[Event]] = defaultdict(list)
-        self._named: dict[tuple[int, int], list[Event]] = defaultdict(list)
-        for event in source.events:
-            if event.pid is None or event.tid is None:
-                continue
-            if event.event == "park_long" and event.start_ns is not None:
-                self._parks[event.pid, event.tid].append(event)
-            if event.thread_name is not None:
-                self._named[event.pid, event.tid].append(event)
-        for parks in self._parks.values():
-            parks.sort(key=_start)
-        for named in self._named.values():
-            named.sort(key=_time)
-
-    def describe(
-        self, pid: int, tid: int, since_ns: int, _parked: ParkedAt | None = None, /
-    ) -> ThreadContext:
-        """What was read of this park when it was recorded; only the name of another one."""
-        parks = self._parks.get((pid, tid), [])
-        at = bisect_left(parks, since_ns - _SAME_PARK_NS, key=_start)
-        if at < len(parks) and _start(parks[at]) <= since_ns + _SAME_PARK_NS:
-            return _context(parks[at])
-        name = self._name_at(pid, tid, since_ns)
-        return UNKNOWN if name is None else ThreadContext(thread_name=name)
-
-    def thread_name(self, pid: int, tid: int) -> str | None:
-        """The name that the thread with this tid had at the replayed moment."""
-        return self._name_at(pid, tid, self._source.now_ns)
-
-    def _name_at(self, pid: int, tid: int, at_ns: int) -> str | None:
-        """By the next event of the thread (events follow what they tell of), else the last."""
-        named = self._named.get((pid, tid))
-        if not named:
-            return None
-        return named[min(bisect_left(named, at_ns, key=_time), len(named) - 1)].thread_name
-
-
-def _start(event: Event) -> int:
-    return event.start_ns or 0
-
-
-def _time(event: Event) -> int:
-    return event.ts_ns
-
-
-def _context(event: Event) -> ThreadContext:
-    """The context out of a ``park_long`` event; a part of a wrong type counts as unknown."""
-    python = event.data.get("python")
-    return ThreadContext(
-        thread_name=event.thread_name,
-        python=python if isinstance(python, bool) else None,
-        frames=_frames(event.data.get("stack")),
-        torn=event.data.get("stack_torn") is True,
-    )
-
-
-def _frames(stack: Any) -> tuple[Frame, ...] | None:
-    if not isinstance(stack, list):
-        return None
-    frames = []
-    for entry in stack[:_MAX_FRAMES]:
-        if not isinstance(entry, dict):
-            return None
-        module, line = entry.get("module"), entry.get("line")
-        frames.append(
-            Frame(
-                module=module if isinstance(module, str) else None,
-                function=str(entry.get("function")),
-                file=str(entry.get("file")),
-                line=line if type(line) is int and 0 <= line < _MAX_LINE else None,
-            )
-        )
-    return tuple(frames)
 
 
 def _number(value: Any) -> int:

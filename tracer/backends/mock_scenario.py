@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from collector.context import Frame
+from collector.context import Frame, Resource
 from probes.errors import UsageError
 from probes.kinds import FUTEX
 from probes.wire import Kind
@@ -59,6 +59,48 @@ class Thread(_Data, frozen=True):
     copies: int = 1
 
 
+class Weaker(_Data, frozen=True):
+    """A thread that may have what is waited for, and what speaks for it."""
+
+    thread: str
+    how: str
+
+
+class Blamed(_Data, frozen=True):
+    """What a reader of the target's memory finds out of a wait (``collector.context.Blame``).
+
+    ``needs`` is by default the holder. With ``named_after_ms`` the name is found so
+    long after the park was looked at.
+    """
+
+    type: str
+    name: str | None = None
+    address: int = 0
+    holder: str | None = None
+    how: str = "with"
+    candidates: tuple[Weaker, ...] = ()
+    needs: tuple[str, ...] | None = None
+    timed: bool | None = False
+    named_after_ms: float | None = None
+
+    @property
+    def resource(self) -> Resource:
+        """What is waited for, with its name."""
+        return Resource(self.type, self.name, self.address)
+
+    @property
+    def needed(self) -> tuple[str, ...] | None:
+        """The threads of which one has to act, by their keys."""
+        if self.needs is None and self.holder is not None:
+            return (self.holder,)
+        return self.needs
+
+    def threads(self) -> set[str]:
+        """All threads that it names."""
+        named = {weaker.thread for weaker in self.candidates} | set(self.needs or ())
+        return named if self.holder is None else named | {self.holder}
+
+
 class Wait(_Data, frozen=True):
     """One logical wait. Without ``until_ms`` it never ends.
 
@@ -78,6 +120,7 @@ class Wait(_Data, frozen=True):
     timed_out: bool = False
     waker: str | None = None
     frames: tuple[CodeLine, ...] = ()
+    blame: Blamed | None = None
 
 
 class Burst(_Data, frozen=True):
@@ -150,8 +193,20 @@ class Expected(_Data, frozen=True):
     duration_slack_ms: float = 0.0
 
 
+class Deadlocked(_Data, frozen=True):
+    """A deadlock that has to be found, and when the last wait in it begins."""
+
+    threads: tuple[str, ...]
+    since_ms: float
+    knot: bool = False
+
+
 class Scenario(_Data, frozen=True):
-    """One file. ``long_park_ms`` is what the scans are planned for; the detector has its own."""
+    """One file. ``long_park_ms`` is what the scans are planned for; the detector has its own.
+
+    ``handlers``: the target has signal handlers besides the one for SIGINT.
+    ``deadlock`` lists, in order, the threads of each deadlock that has to be found.
+    """
 
     summary: str
     duration_ms: float
@@ -161,6 +216,7 @@ class Scenario(_Data, frozen=True):
     slow_path: bool = False
     long_park_ms: int = 200
     ring_bytes: int = 8 << 20
+    handlers: bool = False
     wait: tuple[Wait, ...] = ()
     alloc: tuple[Burst, ...] = ()
     refill: tuple[Refill, ...] = ()
@@ -169,6 +225,7 @@ class Scenario(_Data, frozen=True):
     life: tuple[Life, ...] = ()
     fact: tuple[Fact, ...] = ()
     expect: tuple[Expected, ...] = ()
+    deadlock: tuple[Deadlocked, ...] = ()
 
 
 def names() -> tuple[str, ...]:
@@ -220,15 +277,8 @@ def _expanded(scenario: Scenario) -> Scenario:
 
 def _check(scenario: Scenario, path: Path) -> None:
     """Whatever types cannot say."""
-    wrong = None
-    named: list[Wait | Burst | Refill | ShortWaits | Expected] = [*scenario.wait, *scenario.alloc]
-    named += [*scenario.refill, *scenario.short_waits, *scenario.expect]
-    for entry in named:
-        if entry.thread not in scenario.threads:
-            wrong = f"no thread '{entry.thread}'"
+    wrong = _unknown_thread(scenario)
     for wait in scenario.wait:
-        if wait.waker is not None and wait.waker not in scenario.threads:
-            wrong = f"no thread '{wait.waker}'"
         if wait.until_ms is not None and wait.until_ms <= wait.at_ms:
             wrong = f"a wait of '{wait.thread}' ends before it begins"
     for loss in scenario.loss:
@@ -238,3 +288,17 @@ def _check(scenario: Scenario, path: Path) -> None:
         wrong = "long_park_ms and duration_ms have to be positive, ring_bytes not negative"
     if wrong is not None:
         raise UsageError(f"scenario {path}: {wrong}", hint="Correct the file.")
+
+
+def _unknown_thread(scenario: Scenario) -> str | None:
+    """What to say of a thread that is named and is not there."""
+    entries: list[Wait | Burst | Refill | ShortWaits | Expected]
+    entries = [*scenario.wait, *scenario.alloc, *scenario.refill]
+    entries += [*scenario.short_waits, *scenario.expect]
+    named = {entry.thread for entry in entries}
+    named |= {wait.waker for wait in scenario.wait if wait.waker is not None}
+    named |= {key for deadlock in scenario.deadlock for key in deadlock.threads}
+    named = named.union(*(w.blame.threads() for w in scenario.wait if w.blame is not None))
+    for key in sorted(named - scenario.threads.keys()):
+        return f"no thread '{key}'"
+    return None

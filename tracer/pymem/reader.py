@@ -93,6 +93,11 @@ class PythonReader:
         """Whether Python was up (had threads) when its thread list was last read."""
         return bool(self._threads)
 
+    @property
+    def memory(self) -> MemoryReader:
+        """The target's memory."""
+        return self._memory
+
     def threads(self) -> dict[int, ThreadState]:
         """All threads that an interpreter knows, by native thread id; empty while it starts up."""
         try:

@@ -10,7 +10,15 @@ import numpy.typing as npt
 import pytest
 
 from collector.attribution import Attributor, NoContext, NoIdleRules
-from collector.context import Frame, NoBlames, ParkedAt, ThreadContext
+from collector.context import (
+    Blame,
+    Frame,
+    NameFound,
+    NoBlames,
+    ParkedAt,
+    Resource,
+    ThreadContext,
+)
 from collector.counters import Counters
 from collector.events import COMMON, Event
 from collector.parks import ParkDetector
@@ -140,7 +148,10 @@ def test_a_long_park_is_said_with_its_stack_and_later_its_end() -> None:
     assert long.data["syscall"] == "recvfrom"
     assert long.data["stack"] == [{"function": "get", "file": "app.py", "line": 3, "module": "app"}]
     assert (end.duration_ns, end.data["end"]) == (590 * MS, "woken")
-    assert end.data["waker"] == {"pid": 99, "tid": 99, "same_process": False}
+    assert end.data["waker"] == {
+        "pid": 99, "tid": 99, "same_process": False, "why": "process", "thread_name": "worker-1",
+        "stack": None,
+    }  # fmt: skip
     assert end.data["park_id"] == long.data["park_id"]
     assert sink.events.index(long) < sink.events.index(end)
     assert pipeline.counters.long_parks == {"io": 1}
@@ -289,3 +300,87 @@ def test_every_event_has_the_common_keys_and_comes_back_from_json() -> None:
         flat = event.to_dict()
         assert tuple(flat)[: len(COMMON)] == COMMON
         assert Event.from_dict(flat).to_dict() == flat
+
+
+class Unnamed(Names):
+    """One lock for all; its name is found at the third try."""
+
+    def __init__(self) -> None:
+        self.tries = 0
+
+    def describe(
+        self, pid: int, tid: int, since_ns: int, parked: ParkedAt | None = None, /
+    ) -> ThreadContext:
+        return ThreadContext("worker-1", True, FRAMES, blame=Blame(Resource("Lock", None, 0x90)))
+
+    def find_name(self, pid: int, resource: Resource, /) -> NameFound:
+        self.tries += 1
+        return NameFound("app.lock" if self.tries == 3 else None, done=self.tries == 3)
+
+
+def lock_wait(ts: int, since: int, tid: int) -> bytes:
+    return make(
+        Kind.THREAD_STATE, ts_ns=ts * MS, pid=PID, tid=tid, since_ns=since * MS, syscall=202,
+        state=RunState.SLEEPING, arg0=0x5000, flags=Flag.WATCHED,
+    ).tobytes()  # fmt: skip
+
+
+def test_a_name_that_is_found_is_said_of_all_that_still_wait_for_the_thing() -> None:
+    target = Unnamed()
+    waits = b"".join(lock_wait(90, 10, tid) for tid in (21, 22, 23))
+    over = make(
+        Kind.WAKE, ts_ns=330 * MS, pid=PID, tid=23, waker_pid=PID, waker_tid=5, waker_syscall=202
+    ).tobytes()
+    sink, _, _ = run(
+        [
+            Batch(90 * MS, waits),
+            *(Batch(ms * MS) for ms in (210, 211, 260, 310)),
+            Batch(350 * MS, over),
+            *(Batch(ms * MS) for ms in (400, 450, 500)),
+            Batch(501 * MS, done=True),
+        ],
+        target,
+    )
+    named = sink.named("resource_named")
+    assert {event.tid for event in named} == {21, 22}, "the third had ended by then"
+    assert {event.data["resource"]["name"] for event in named} == {"app.lock"}
+    assert target.tries == 3
+    (end,) = sink.named("park_end")
+    assert end.data["waker"]["why"] == "thread"
+
+
+@pytest.mark.parametrize(
+    ("syscall", "waker", "woken_by", "flags", "why"),
+    [
+        (202, 5, 202, 0, "thread"),
+        (45, 99, 44, 0, "process"),
+        (202, 5, 62, 0, "signal"),  # kill
+        (202, 0, -1, Flag.TIMED_OUT, "timer"),
+        (230, 99, 0, 0, "timer"),  # whoever ran when the clock struck
+        (230, 5, 234, 0, "signal"),  # tgkill
+        (202, 99, 0, 0, None),  # a bystander
+        (202, 0, -1, 0, None),
+    ],
+)
+def test_why_a_park_ended(
+    syscall: int, waker: int, woken_by: int, flags: int, why: str | None
+) -> None:
+    state = make(
+        Kind.THREAD_STATE, ts_ns=90 * MS, pid=PID, tid=TID, since_ns=10 * MS, syscall=syscall,
+        state=RunState.SLEEPING, arg0=5, flags=Flag.WATCHED,
+    ).tobytes()  # fmt: skip
+    pid = 99 if waker == 99 else PID
+    over = make(
+        Kind.WAKE, ts_ns=600 * MS, pid=PID, tid=TID, waker_pid=pid if waker else 0,
+        waker_tid=waker, waker_syscall=woken_by, flags=flags,
+    ).tobytes()  # fmt: skip
+    sink, _, _ = run(
+        [Batch(90 * MS, state), Batch(211 * MS), Batch(212 * MS), Batch(700 * MS, over),
+         Batch(701 * MS, done=True)],
+        Names(),
+    )  # fmt: skip
+    (end,) = sink.named("park_end")
+    found = end.data["waker"]
+    assert (found and found["why"]) == why
+    if why == "timer":
+        assert found["pid"] is found["tid"] is found["thread_name"] is None

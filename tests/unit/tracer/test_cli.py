@@ -48,8 +48,10 @@ def test_attach_says_each_long_park_while_it_lasts_and_its_end(run: Run) -> None
     ran = run("attach", *MOCK, "lock_convoy")
     assert (ran.code, ran.err) == (0, "")
     said = [line.split("  ", 2)[2] for line in ran.out.splitlines() if "worker-0" in line]
-    assert said[0].startswith("worker-0 (4000/4010) parked 200 ms and counting in lock 0x")
-    assert said[1].startswith("worker-0 (4000/4010) was parked 500 ms in lock 0x")
+    assert said[0].startswith(
+        "worker-0 (4000/4010) waits 200 ms for Lock app.cache._lock, held by keeper, which runs"
+    )
+    assert said[1].startswith("worker-0 (4000/4010) waited 500 ms for Lock app.cache._lock, woken")
     assert re.search(r"detached after 1\.20 s .* no record lost of \d+", ran.out.splitlines()[-1])
 
 
@@ -91,7 +93,7 @@ def test_what_is_recorded_is_replayed_and_analysed(run: Run, tmp_path: Path) -> 
     assert re.search(r"^long parks +4", summary.out, re.MULTILINE)
     rows = run("analyze", trace, "--view", "parks", "--json").events
     assert {row["thread_name"] for row in rows} >= {"worker-0", "worker-1", "worker-2"}
-    assert run("replay", trace, "--long-park", "520ms").out.count("worker-0") == 0
+    assert run("replay", trace, "--long-park", "520ms").out.count("worker-0 (") == 0
 
 
 def test_record_json_says_one_object(run: Run, tmp_path: Path) -> None:

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from collector.counters import Counters
 from collector.events import EVENTS, Event
-from tracer.human import HumanLines, Style, line, stamp, where
+from tracer.diagnosis import where
+from tracer.human import HumanLines, Style, line, stamp
 
 S = 1_000_000_000
 WHO = "worker-3 (4711/4718)"
@@ -27,6 +28,14 @@ STACK = [
         ("main", "/srv/app/app.py", 9),
     )
 ]
+LOCK = {"type": "Lock", "name": "app.cache._lock", "address": "0x7f00"}
+REFRESHER: dict[str, Any] = {
+    "tid": 4720, "thread_name": "refresher", "how": "inside `with`", "does": "sleep",
+    "stack": [
+        {"function": "refresh", "file": "/srv/app/cache.py", "line": 41, "module": None},
+        {"function": "run", "file": "/srv/app/main.py", "line": 9, "module": None},
+    ],
+}  # fmt: skip
 
 
 def park(event: str = "park_long", **more: Any) -> Event:
@@ -72,8 +81,88 @@ def park(event: str = "park_long", **more: Any) -> Event:
             WHO + " was parked 203 ms in lock 0x7f00, timed out, since before the attach",
         ),
         (
+            park(resource=LOCK, holder=REFRESHER, stack=STACK[2:]),
+            WHO + " waits 203 ms for Lock app.cache._lock, held by refresher, which sleeps at"
+            " cache.py:41 refresh ← main.py:9 run  jobs.py:41 next_job ← app.py:88 handler ←"
+            " app.py:9 main",
+        ),
+        (
+            park(resource=LOCK, holder={**REFRESHER, "does": "runs"}, stack=None),
+            WHO + " waits 203 ms for Lock app.cache._lock, held by refresher, which runs"
+            " cache.py:41 refresh ← main.py:9 run",
+        ),
+        (
+            park(resource=LOCK, stack=None, before_attach=True),
+            WHO + " waits 203 ms (since before the attach) for Lock app.cache._lock",
+        ),
+        (
+            park(resource=LOCK, holder={**REFRESHER, "does": None}, stack=None),
+            WHO + " waits 203 ms for Lock app.cache._lock, held by refresher",
+        ),
+        (
+            park(resource=LOCK, holder=REFRESHER, stack=None, chain=[
+                {**REFRESHER, "does": "waits",
+                 "waits_on": {"type": "Thread", "name": "loader", "address": "0x1"}},
+                {"tid": 9, "thread_name": "loader", "how": "runs until it ends", "stack": None,
+                 "does": "recvfrom on fd 5", "waits_on": None},
+            ]),
+            WHO + " waits 203 ms for Lock app.cache._lock, held by refresher, which waits at"
+            " cache.py:41 refresh ← main.py:9 run for Thread loader, thread 9, which is in"
+            " recvfrom on fd 5",
+        ),
+        (
+            park(resource=LOCK, holder=None, stack=None,
+                 candidates=[{**REFRESHER, "how": "last seen to take it"}]),
+            WHO + " waits 203 ms for Lock app.cache._lock, maybe held by refresher"
+            " (last seen to take it)",
+        ),
+        (
+            park(resource={"type": "Queue", "name": None, "address": "0x7f"}, stack=None),
+            WHO + " waits 203 ms for Queue 0x7f",
+        ),
+        (
+            park(kind="gil", resource={"type": "GIL", "name": None, "address": "0x1"},
+                 holder={**REFRESHER, "does": "runs"}, stack=None),
+            WHO + " waits 203 ms for the GIL, held by refresher, which runs cache.py:41 refresh"
+            " ← main.py:9 run",
+        ),
+        (
+            park("park_end", resource=LOCK, end="woken", stack=None,
+                 waker={"pid": 4711, "tid": 9, "same_process": True, "why": "thread",
+                        "thread_name": "refresher", "stack": REFRESHER["stack"][:1]}),
+            WHO + " waited 203 ms for Lock app.cache._lock, woken by refresher at"
+            " cache.py:41 refresh",
+        ),
+        (
+            park("park_end", end="woken", stack=None,
+                 waker={"pid": 9, "tid": 9, "same_process": False, "why": "signal",
+                        "thread_name": None, "stack": None}),
+            WHO + " was parked 203 ms in lock 0x7f00, woken by a signal of process 9",
+        ),
+        (
+            park("resource_named", resource=LOCK),
+            WHO + " still waits, for Lock app.cache._lock",
+        ),
+        (
+            Event("deadlock", 0, pid=7, duration_ns=212_000_000, data={"knot": False, "cycle": [
+                {"tid": 1, "thread_name": "left", "stack": STACK[2:3], "waits_on": LOCK,
+                 "held_by": 2},
+                {"tid": 2, "thread_name": None, "stack": None,
+                 "waits_on": {"type": "RLock", "name": None, "address": "0x9"}, "held_by": 1},
+            ]}),
+            ("DEADLOCK of 2 threads in 7 for 212 ms: left waits at jobs.py:41 next_job for Lock"
+             " app.cache._lock, held by thread 2; thread 2 waits for RLock 0x9, held by left"),
+        ),
+        (
+            Event("deadlock", 0, pid=7, data={"knot": True, "cycle": [
+                {"tid": 1, "thread_name": "main", "stack": None, "held_by": None,
+                 "waits_on": {"type": "Queue", "name": "app.q", "address": "0x9"}}] * 12}),
+            "DEADLOCK of 12 threads in 7, no thread is left that could end it: "
+            + "main waits for Queue app.q; " * 10 + "and 2 more",
+        ),
+        (
             park(kind="gil", stack=[{"function": "f", "file": "a.py", "line": None}]),
-            WHO + " parked 203 ms and counting, waiting for the GIL  a.py f",
+            WHO + " waits 203 ms for the GIL  a.py f",
         ),
         (
             park(kind="sleep", syscall="clock_nanosleep", resource=None, stack=None,
@@ -155,6 +244,38 @@ def test_the_time_of_day_and_the_time_since() -> None:
     assert stamp(5_412_000_000, Style(), 5 * S) == "   +0.412 s"
 
 
+def test_the_line_of_the_programs_own_code_is_shown_where_it_may_be() -> None:
+    asked = []
+
+    def source(pid: int, file: str, number: int) -> str | None:
+        asked.append((pid, file, number))
+        return "with self.\x1b[31mlock:"
+
+    said = line(park(), Style(source=source)) or ""
+    assert said.endswith("app.py:88 handler  | with self.\\x1b[31mlock:")
+    assert asked == [(4711, "/srv/app/jobs.py", 41)]
+    assert line(park(), Style(source=lambda *_: None)) == line(park(), Style())
+    assert line(park("park_end"), Style(source=source)) == line(park("park_end"), Style())
+    assert line(park(stack=STACK[:2]), Style(source=source)) == line(park(stack=STACK[:2]), Style())
+
+
+def test_a_place_leads_from_the_wait_through_packages_to_the_program() -> None:
+    site = "/venv/lib/python3.11/site-packages"
+    stack = [
+        {"function": function, "file": file, "line": 1}
+        for function, file in (
+            ("wait", f"{LIB}/threading.py"), ("get", f"{site}/sqlalchemy/util/queue.py"),
+            ("_do_get", f"{site}/sqlalchemy/pool/impl.py"), ("connect", f"{site}/x/base.py"),
+            ("users", "/srv/app/__init__.py"), ("main", "/srv/app/run.py"),
+        )
+    ]  # fmt: skip
+    assert where(stack) == (
+        "threading.py:1 wait ← queue.py:1 get ← impl.py:1 _do_get ← … app/__init__.py:1 users"
+    )
+    assert where(stack[1:3]) == "queue.py:1 get ← impl.py:1 _do_get"
+    assert where(stack[4:]) == "app/__init__.py:1 users ← run.py:1 main"
+
+
 def test_a_stack_may_be_anything() -> None:
     assert where(None) == where("x") == where([]) == where([1, None]) == ""
     assert where([{"file": None, "function": None}]) == "None None"
@@ -174,6 +295,16 @@ def test_the_sink_writes_lines_per_batch_and_nothing_for_numbers() -> None:
     ]
 
 
+def test_a_name_is_said_once_for_all_who_wait_for_the_thing() -> None:
+    stream = io.StringIO()
+    sink = HumanLines(stream, Style())
+    other = {**LOCK, "name": "app.other"}
+    sink.on_events([park("resource_named", resource=LOCK, tid=n) for n in (1, 2)])
+    sink.on_events([park("resource_named", resource=one, tid=3) for one in (LOCK, other)])
+    said = stream.getvalue().splitlines()
+    assert [text.rpartition(" ")[2] for text in said] == ["app.cache._lock", "app.other"]
+
+
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
     lambda inner: (
@@ -182,7 +313,9 @@ JSON = st.recursive(
     max_leaves=6,
 )
 KEYS = ("stack", "resource", "waker", "syscall", "fd", "end", "totals", "why", "backend", "python",
-        "size_bytes", "exit_code", "child_pid", "idle_reason", "count", "record_kind")  # fmt: skip
+        "size_bytes", "exit_code",
+        "holder", "candidates", "chain", "cycle", "knot", "child_pid",
+        "idle_reason", "count", "record_kind")  # fmt: skip
 
 
 @given(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -161,3 +162,30 @@ def test_the_plain_picture_has_every_thread_and_no_escape() -> None:
     assert "\x1b" not in text
     assert sum("worker-" in line for line in text.splitlines()) == 98
     assert "q quit" not in text
+
+
+def test_who_has_it_is_a_column_where_there_is_room() -> None:
+    data = {
+        **LOCK, "resource": {"type": "Lock", "name": "app._lock", "address": "0x7f"},
+        "holder": {"tid": 5, "thread_name": "refresher"},
+    }  # fmt: skip
+    held = LiveThread(71, 100, 8 * S, "lock", "worker-0", False, True, data)
+    likely = LiveThread(
+        71, 101, 8 * S, "lock", "worker-1", False, True,
+        {**data, "holder": None, "candidates": [{"tid": 6, "thread_name": None}]},
+    )  # fmt: skip
+    both = replace(snapshot(), threads=(held, likely))
+    wide = "\n".join(screen(both, ViewState(), 120, 20))
+    assert "HELD BY" in wide
+    assert "Lock app._lock" in wide
+    assert "refresher" in wide
+    assert "thread 6?" in wide
+    assert "HELD BY" not in "\n".join(screen(snapshot(), ViewState(), 120, 20))
+    assert "HELD BY" not in "\n".join(screen(snapshot(), ViewState(), 80, 20))
+
+
+def test_a_deadlock_stays_in_sight() -> None:
+    cycle = [{"tid": 1, "thread_name": "left", "stack": None, "waits_on": None, "held_by": 2}]
+    old = Event("deadlock", 1, pid=71, data={"cycle": cycle, "knot": False})
+    picture = snapshot(news=(old,), now_ns=3_600 * S)
+    assert "DEADLOCK of 1 thread in 71" in "\n".join(screen(picture, ViewState(), 120, 20))

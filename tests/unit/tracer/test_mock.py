@@ -113,6 +113,72 @@ def test_emitted_is_received_plus_dropped(name: str) -> None:
     assert played.source.emitted == received + Counter(recorder.dropped)
 
 
+@EVERY
+def test_every_expected_deadlock_is_said_once_and_none_invented(name: str) -> None:
+    scenario = load(name)
+    tids = {key: thread.tid for key, thread in scenario.threads.items()}
+    said = run(mock.scenario(name)).said("deadlock")
+    found = []
+    for event in said:
+        members = event.data["cycle"]
+        found.append(([one["tid"] for one in members], event.data["knot"]))
+        assert event.ts_ns <= max((event.start_ns or 0) + 200 * MS, mock.ATTACH_NS) + 100 * MS
+        holders = {one["tid"]: one["held_by"] for one in members}
+        for tid, holder in holders.items():
+            assert holder in holders or event.data["knot"], (tid, holder)
+    for truth in scenario.deadlock:
+        wanted = [tids[key] for key in truth.threads]
+        (one,) = [
+            event for event in said
+            if sorted(each["tid"] for each in event.data["cycle"]) == sorted(wanted)
+        ]  # fmt: skip
+        assert one.data["knot"] is truth.knot
+        assert at_ms(one.data["since_ns"]) == pytest.approx(truth.since_ms, abs=1e-6)
+        assert all(each["stack"] and each["waits_on"]["type"] for each in one.data["cycle"])
+    assert len(said) == len(scenario.deadlock)
+
+
+def test_a_chain_is_followed_to_its_end_through_waits_that_are_short_yet() -> None:
+    said = {e.thread_name: e.data for e in run(mock.scenario("held_chain")).said("park_long")}
+    worker = said["worker-3"]
+    assert worker["resource"] == {
+        "type": "Lock", "name": "app.cache._lock", "address": "0x7f5000009000",
+    }  # fmt: skip
+    assert (worker["holder"]["thread_name"], worker["holder"]["how"]) == ("refresher", "with")
+    assert worker["holder"]["stack"][0]["line"] == 41
+    assert worker["holder"]["does"] == "waits"
+    first, last = worker["chain"]
+    assert (first["tid"], first["waits_on"]["name"]) == (4004, "app.db.pool_lock")
+    assert (last["thread_name"], last["does"], last["waits_on"]) == (
+        "loader", "recvfrom on fd 5", None,
+    )  # fmt: skip
+    starved = said["starved"]
+    assert (starved["holder"]["does"], starved["chain"]) == ("runs", None)
+    assert said["loader"]["holder"] is None
+
+
+def test_a_name_that_is_found_later_follows_as_an_event(tmp_path: Path) -> None:
+    live = run(mock.scenario("lock_convoy"), tmp_path / "t")
+    (named,) = live.said("resource_named")
+    longs = {e.data["park_id"]: e for e in live.said("park_long")}
+    ends = {e.data["park_id"]: e for e in live.said("park_end")}
+    park_id = named.data["park_id"]
+    assert longs[park_id].data["resource"]["name"] is None
+    assert named.data["resource"]["name"] == "app.cache._lock"
+    assert ends[park_id].data["resource"] == named.data["resource"]
+    assert 400 <= at_ms(named.ts_ns) <= 450
+    (again,) = run(mock.replay(tmp_path / "t")).said("resource_named")
+    assert again.data == named.data
+
+
+def test_a_candidate_is_no_holder() -> None:
+    said = {e.thread_name: e.data for e in run(mock.scenario("lock_convoy")).said("park_long")}
+    weak = said["worker-2"]
+    assert weak["holder"] is None
+    (one,) = weak["candidates"]
+    assert (one["thread_name"], one["how"]) == ("keeper", "last seen to take it")
+
+
 def test_a_flood_overflows_the_ring_and_every_lost_record_is_counted() -> None:
     scenario = load("flood")
     recorder = run(mock.scenario("flood"))
@@ -188,6 +254,8 @@ WAIT = HEAD + '[threads.a]\ntid = 1\n[[wait]]\nthread = "a"\nat_ms = 1\n'
         (WAIT.replace('thread = "a"', 'thread = "z"'), "'z'"),
         (WAIT + "until_ms = 0\n", "ends before"),
         (WAIT + 'waker = "b"\n', "'b'"),
+        (WAIT + 'blame = { type = "Lock", holder = "b" }\n', "'b'"),
+        (WAIT + '[[deadlock]]\nthreads = ["c"]\nsince_ms = 1\n', "'c'"),
         (WAIT + '[[loss]]\nkind = "x"\nat_ms = 1\ncount = 1', "'x'"),
     ],
 )
@@ -219,7 +287,9 @@ def test_a_recording_replays_to_the_same_session(name: str, tmp_path: Path) -> N
     assert again.batches == live.batches
     assert again.dropped == live.dropped
     assert again.parks.tobytes() == live.parks.tobytes()
-    loud = ("park_long", "park_end", "governor", "probe_failed", "process_exit", "detached")
+    loud = (
+        "park_long", "park_end", "deadlock", "governor", "probe_failed", "process_exit", "detached",
+    )  # fmt: skip
     assert [e.to_dict() for e in again.said(*loud)] == [e.to_dict() for e in live.said(*loud)]
     assert sum(e.data["count"] for e in again.said("data_loss")) == sum(live.dropped.values())
     first, second = read(tmp_path / "first"), read(tmp_path / "second")

@@ -11,7 +11,8 @@ SELECT park_id,
        before_attach,
        place,
        coalesce(resource, 'fd ' || fd, syscall) AS waits_for,
-       waker,
+       holder,
+       coalesce(waker_name, waker) AS waker,
        idle_reason
 FROM long_parks, session
 ORDER BY duration_ns DESC, park_id

@@ -28,6 +28,10 @@ facts AS (
     FROM long_parks WHERE idle IS NOT TRUE AND end_kind = 'open'
     UNION ALL
     SELECT 92, 'long parks, idle by design', count(*)::VARCHAR, NULL FROM long_parks WHERE idle
+    UNION ALL SELECT 95, 'deadlocks', count(DISTINCT deadlock)::VARCHAR, NULL FROM cycles
+    UNION ALL
+    SELECT 96, 'longest park: held by', concat_ws(', ', holder, holder_place), NULL
+    FROM longest WHERE holder IS NOT NULL
     UNION ALL SELECT 93, 'longest park', printf('%.3f', duration_ns / 1e6), 'ms' FROM longest
     UNION ALL
     SELECT 94, 'longest park: thread', concat_ws(', ', thread_name, kind, place), NULL FROM longest

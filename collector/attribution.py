@@ -67,8 +67,11 @@ class Sight:
 class Attributor:
     """Builds ``park_long``, ``resource_named`` and ``park_end`` events; one per session."""
 
-    def __init__(self, context: ContextProvider, rules: IdleRules) -> None:
+    def __init__(
+        self, context: ContextProvider, rules: IdleRules, nodes: Sequence[int] = ()
+    ) -> None:
         self.context = context
+        self._nodes = nodes
         self._rules = rules
         self._said: dict[int, Event] = {}
         self._unnamed: dict[int, tuple[Park, Resource]] = {}
@@ -142,8 +145,23 @@ class Attributor:
                 "slices": park.slices,
                 "end": End(park.end).name.lower(),
                 "waker": self._waker(park),
+                **self._placed(park),
             },
         )
+
+    def _placed(self, park: Park) -> dict[str, Any]:
+        """How long a woken thread stood ready, and whether its wake-up came from another node."""
+        if park.run_delay_ns < 0:
+            return {"run_delay_ns": None, "cpu": None, "node": None, "cross_node": None}
+        cpu = {"slept": park.slept_cpu, "waker": park.waker_cpu, "ran": park.ran_cpu}
+        known = all(0 <= one < len(self._nodes) for one in cpu.values())
+        node = {name: self._nodes[one] for name, one in cpu.items()} if known else None
+        return {
+            "run_delay_ns": park.run_delay_ns,
+            "cpu": cpu,
+            "node": node,
+            "cross_node": None if node is None else crosses_nodes(park, self._nodes),
+        }
 
     def name_more(self) -> list[tuple[Park, Resource]]:
         """Look on, for a few milliseconds, for the name of one thing: the parks that it names."""
@@ -203,6 +221,12 @@ class Attributor:
             "thread_name": self.thread_name(park.waker_pid, park.waker_tid),
             "stack": None,
         }
+
+
+def crosses_nodes(park: Park, nodes: Sequence[int]) -> bool:
+    """Whether a thread was woken from another NUMA node than it had slept on, or ran on another."""
+    cpus = (park.slept_cpu, park.waker_cpu, park.ran_cpu)
+    return len({nodes[cpu] for cpu in cpus if 0 <= cpu < len(nodes)}) > 1
 
 
 def _why_awake(park: Park) -> str | None:

@@ -22,6 +22,7 @@ class Counters:
     parks: Counter[str] = field(default_factory=Counter)
     long_parks: Counter[str] = field(default_factory=Counter)
     idle_parks: int = 0
+    cross_node_wakes: int = 0
     large_allocs: int = 0
     large_alloc_bytes: int = 0
     refills: Counter[int] = field(default_factory=Counter)
@@ -42,6 +43,7 @@ class Counters:
             "parks": dict(self.parks),
             "long_parks": dict(self.long_parks),
             "idle_parks": self.idle_parks,
+            "cross_node_wakes": self.cross_node_wakes,
             "large_allocs": self.large_allocs,
             "large_alloc_bytes": self.large_alloc_bytes,
             "pool_refills": {str(size): n for size, n in sorted(self.refills.items())},

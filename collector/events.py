@@ -37,7 +37,7 @@ EVENTS: Mapping[str, str] = MappingProxyType(
         "resource_named": "what a park is on was found out later: park_id, resource",
         "deadlock": "threads wait for one another for ever: cycle, knot, since_ns",
         "park_end": "the same park has ended: as park_long, and end (woken, timed_out, exited, "
-        "lost), waker, slices",
+        "lost), waker, slices, run_delay_ns, cpu, node, cross_node",
         "large_alloc": "a request over 4 KiB: size_bytes, api",
         "data_loss": "records were lost: where, record_kind, count",
         "governor": "Parkscope gave up or took back a probe: probe, action, why, cost",

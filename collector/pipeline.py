@@ -246,7 +246,9 @@ class Pipeline:
         self._emit([event for event in events if event is not None])
 
     def _say_ended(self, parks: Sequence[Park]) -> None:
-        self._emit([self._attributor.end_event(park, self._now_ns) for park in parks])
+        events = [self._attributor.end_event(park, self._now_ns) for park in parks]
+        self.counters.cross_node_wakes += sum(event.data["cross_node"] is True for event in events)
+        self._emit(events)
 
     def _named(self, event: Event) -> Event:
         if event.pid is None or event.tid is None:

@@ -38,7 +38,8 @@ class SourceInfo:
 
     ``start_error_ns`` and ``end_error_ns`` are the stated accuracy (99th
     percentile) of a park's start and end; ``missed_below_ns`` is the duration
-    under which a park may not be seen at all.
+    under which a park may not be seen at all. ``nodes``: the NUMA node of each CPU, by
+    its number; empty where that is not known.
     """
 
     backend: str
@@ -47,6 +48,7 @@ class SourceInfo:
     end_error_ns: int = 0
     missed_below_ns: int = 0
     probes: tuple[str, ...] = ()
+    nodes: tuple[int, ...] = ()
 
 
 class RecordSource(Protocol):

@@ -63,6 +63,24 @@ def pid_max() -> int:
         return 1 << 22  # PID_MAX_LIMIT of 64-bit kernels, include/linux/threads.h
 
 
+def numa_nodes(root: Path = Path("/sys/devices/system/node")) -> tuple[int, ...]:
+    """The NUMA node of each CPU, by CPU number; empty where the kernel does not say.
+
+    Source: the kernel's Documentation/ABI/stable/sysfs-devices-node (``cpulist``).
+    """
+    nodes: dict[int, int] = {}
+    try:
+        for directory in root.glob("node[0-9]*"):
+            for part in (directory / "cpulist").read_text().strip().split(","):
+                first, _, last = part.partition("-")
+                if first:  # a node without CPUs has an empty list
+                    cpus = range(int(first), int(last or first) + 1)
+                    nodes.update(dict.fromkeys(cpus, int(directory.name[4:])))
+        return tuple(nodes[cpu] for cpu in range(len(nodes)))
+    except (OSError, ValueError, KeyError):
+        return ()
+
+
 def _read(pid: int, name: str, limit: int) -> bytes:
     """A file of /proc/PID. Raises NoSuchProcess, PermissionDenied."""
     try:

@@ -131,7 +131,7 @@ def _pipeline(
     return Pipeline(
         parts.source,
         ParkDetector(options.long_park_ns, options.min_park_ns),
-        Attributor(parts.context, rules),
+        Attributor(parts.context, rules, parts.info.nodes),
         [*sinks, followed] if followed is not None else sinks,
         RunOptions(options.duration_ns, options.alloc_events, options.follow),
         own_cpu_ns=lambda: time.process_time_ns() - armed_cpu_ns,
@@ -151,6 +151,7 @@ def _opening(parts: _Parts, now_ns: int) -> list[Event]:
         "end_error_ns": info.end_error_ns,
         "missed_below_ns": info.missed_below_ns,
         "probes": list(info.probes),
+        "nodes": list(info.nodes),
     }
     if parts.followed is None:
         return [Event("attached", now_ns, data={**data, "python": None, "refusal": None})]

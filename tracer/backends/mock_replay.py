@@ -85,6 +85,7 @@ class ReplaySource:
             end_error_ns=_number(said.get("end_error_ns")),
             missed_below_ns=_number(said.get("missed_below_ns")),
             probes=tuple(map(str, probes)) if isinstance(probes, list) else (),
+            nodes=_nodes(said.get("nodes")),
         )
 
     def poll(self, timeout_ns: int) -> Batch:
@@ -173,6 +174,13 @@ class ReplaySource:
             )
             for kind, count in sorted(self._reader.integrity.lost_rows.items())
         )
+
+
+def _nodes(value: Any) -> tuple[int, ...]:
+    """NUMA nodes by CPU, as recorded; nothing if they are anything else."""
+    if isinstance(value, list) and all(type(one) is int and one >= 0 for one in value):
+        return tuple(value)
+    return ()
 
 
 def _number(value: Any) -> int:

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from collector.attribution import Attributor, NoContext, NoIdleRules
 from collector.park import End, Findings
 from collector.parks import ParkDetector
 from probes.wire import Flag, Kind, RunState, WaitClass, make
@@ -102,3 +103,25 @@ def test_a_sleep_that_has_lost_its_watch_is_not_called_long_by_silence(
     play(detector, 100, state(99, since=10, flags=0))
     assert not play(detector, 211).crossed
     assert len(play(detector, 216, scan(215)).crossed) == 1
+
+
+@pytest.mark.parametrize(
+    ("nodes", "crossed"), [((0, 0, 1, 1), True), ((0, 0, 0, 0), False), ((0,), None), ((), None)]
+)
+def test_the_wait_for_a_cpu_and_its_node_are_said(
+    detector: ParkDetector, nodes: tuple[int, ...], crossed: bool | None
+) -> None:
+    woken = make(
+        Kind.WAKE, ts_ns=600 * MS, pid=PID, tid=TID, flags=Flag.RUN_FOLLOWS, waker_pid=99,
+        waker_tid=99, waker_syscall=44, cpu=3, slept_cpu=1,
+    )  # fmt: skip
+    ran = make(Kind.RUN, ts_ns=607 * MS, pid=PID, tid=TID, cpu=0)
+    play(detector, 90, state(90, since=10))
+    (park,) = play(detector, 211).crossed
+    attributor = Attributor(NoContext(), NoIdleRules(), nodes)
+    attributor.long_event(attributor.look(park), 211 * MS, True, ())
+    play(detector, 700, woken, ran)
+    end = attributor.end_event(park, 700 * MS)
+    assert (end.duration_ns, end.data["run_delay_ns"]) == (597 * MS, 7 * MS)
+    assert end.data["cpu"] == {"slept": 1, "waker": 3, "ran": 0}
+    assert end.data["cross_node"] is crossed

@@ -7,12 +7,14 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
 from probes.kinds import park_kind
 from probes.wire import RunState
 from tests.processes import wait_until
+from tracer import procfs
 from tracer.backends.proc_files import (
     FileBudget,
     ThreadFiles,
@@ -139,3 +141,20 @@ def test_the_budget_keeps_half_of_itself_for_the_files_of_every_scan() -> None:
     budget = FileBudget(held=50, limit=100)
     assert budget.allows("schedstat")
     assert not budget.allows("stat")
+
+
+def test_the_numa_node_of_each_cpu(tmp_path: Path) -> None:
+    for node, cpus in (("node0", "0-1,4\n"), ("node1", "2-3,5\n"), ("node2", "\n")):
+        (tmp_path / node).mkdir()
+        (tmp_path / node / "cpulist").write_text(cpus)
+    assert procfs.numa_nodes(tmp_path) == (0, 0, 1, 1, 0, 1)
+    (tmp_path / "node1" / "cpulist").write_text("7")
+    assert procfs.numa_nodes(tmp_path) == (), "which CPUs there are is not clear"
+    assert procfs.numa_nodes(tmp_path / "absent") == ()
+
+
+def test_the_numa_nodes_of_this_machine_cover_its_cpus() -> None:
+    nodes = procfs.numa_nodes()
+    if not nodes:
+        pytest.skip("this kernel says nothing of NUMA nodes")
+    assert len(nodes) > max(os.sched_getaffinity(0))

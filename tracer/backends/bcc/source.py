@@ -14,6 +14,7 @@ from collector.events import Event
 from collector.source import Batch, SourceInfo
 from probes.errors import ParkscopeError, TargetGone
 from probes.wire import KIND_END, PAYLOAD, RECORD, Flag, Kind, RunState, make
+from tracer import procfs
 from tracer.backends import Options, TargetPlan
 from tracer.backends.bcc import syscalls
 from tracer.backends.bcc.addon import ADDONS, Addon, AddonFactory, Harvest
@@ -26,7 +27,6 @@ from tracer.backends.bcc.samples import GilRanges, OpenWaits
 from tracer.backends.bcc.unit import CORE
 from tracer.backends.bcc.watch import Watch
 from tracer.backends.scan import NEWS_AFTER_NS, DeltaFilter, ScanScheduler, has_flag, is_blocked
-from tracer.procfs import process_state
 from tracer.target import alive
 
 RING_PAGES = 4096
@@ -152,6 +152,7 @@ class BccSource:
             end_error_ns=END_ERROR_NS,
             missed_below_ns=self._scheduler.period_ns + NEWS_AFTER_NS,
             probes=tuple(dict.fromkeys(names)),
+            nodes=procfs.numa_nodes(),
         )
 
     def retarget(self, plan: TargetPlan) -> None:
@@ -383,6 +384,6 @@ def _inferred_exit(pid: int, now_ns: int) -> npt.NDArray[Any]:
 
 def _is_over(pid: int) -> bool:
     try:
-        return process_state(pid).state in "ZXx"
+        return procfs.process_state(pid).state in "ZXx"
     except ParkscopeError:
         return True

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import replace
 
 from collector.context import (
@@ -47,7 +48,9 @@ class TargetContext:
         PermissionDenied, TargetGone.
         """
         self._readers.pop(target.pid, None)
-        self._readers[target.pid] = PythonReader(target)
+        reader = self._readers[target.pid] = PythonReader(target)
+        with suppress(ParkscopeError):  # still starting up, or busy: the first park takes longer
+            reader.warm_up()
 
     def ready(self, pid: int) -> bool:
         """Whether the process's interpreter is up: it has threads and a GIL.

@@ -126,6 +126,13 @@ class BlameReader:
         blames.update(self._locks(locks, threads))
         return blames
 
+    def warm_up(self, threads: Threads) -> None:
+        """Read what the first ``blames`` would have to read besides: types and code objects."""
+        for interpreter in {state.interpreter for state in threads.states.values()}:
+            self._kinds.refresh(interpreter)
+        stacks = self._glance(list(threads.states)[:MAX_SEARCHED], threads)
+        self._holders.claims(stacks, frozenset())
+
     def _gil(self, tid: int, threads: Threads) -> Blame | None:
         state = threads.states[tid]
         gil = self._gil_of(state.interpreter)

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from operator import itemgetter
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from collector.context import NameFound
 from probes.errors import MemoryReadError
@@ -47,13 +47,24 @@ T = TypeVar("T")
 Places = tuple[tuple[int, int], ...]
 
 
+class _Step(NamedTuple):
+    """An attribute (``.``) or item (``=``) by the address of its key, an item (``#``) by index."""
+
+    kind: str
+    value: int
+
+
 @dataclass(frozen=True, slots=True)
 class _Root:
-    """An object to search from: what to call it, and the words that lead to it."""
+    """An object to search from: what to call it, and the words that lead to it.
+
+    ``steps``: from what ``name`` is the name of; they are given words when one is wanted.
+    """
 
     name: str
     address: int
     places: Places
+    steps: tuple[_Step, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,9 +192,10 @@ class NameSearch:
                 for index, value in enumerate(contents.values if contents else ()):
                     if contents is not None and value:
                         yield _Root(
-                            f"{module}\0{contents.keys[index]}",
+                            module,
                             value,
                             ((contents.place(index), value),),
+                            (_Step(".", contents.keys[index]),),
                         )
             yield None
 
@@ -217,46 +229,43 @@ class NameSearch:
                 continue
             if target in contents.values:
                 index = contents.values.index(target)
-                name = self._path(root.name, contents, index)
+                name = self._path(root, _step_of(contents, index))
                 if name is not None:
                     return _Known(name, (*root.places, (contents.place(index), target)))
             if following is None or len(following) >= MAX_VISITED:
                 continue
             for index, value in enumerate(contents.values[:_MAX_FOLLOWED]):
                 if value:
-                    step = f"{root.name}\0{_step_of(contents, index)}"
                     places = (*root.places, (contents.place(index), value))
-                    following.append(_Root(step, value, places))
+                    steps = (*root.steps, _step_of(contents, index))
+                    following.append(_Root(root.name, value, places, steps))
         return None
 
-    def _path(self, way: str, contents: Contents, index: int) -> str | None:
-        """A readable name from a way (``_Root.name``) and its last step."""
-        beginning, *steps = way.split("\0")
-        name: str | None = beginning
-        for step in [*steps, _step_of(contents, index)]:
+    def _path(self, root: _Root, last: _Step) -> str | None:
+        """A readable name from an object to search from and the last step."""
+        name = root.name
+        for step in (*root.steps, last):
             text = self._text_of(step)
             if text is None or text in _DETOURS:
                 return None
-            name = f"{name}{text}"
+            name += text
         return name
 
-    def _text_of(self, step: str) -> str | None:
-        """``.name`` or ``[key]`` from the address of a key, ``[5]`` from an index."""
-        if step.startswith("#"):
-            return f"[{step[1:]}]"
-        item = step.startswith("=")
+    def _text_of(self, step: _Step) -> str | None:
+        """``.name`` or ``[key]``."""
+        if step.kind == "#":
+            return f"[{step.value}]"
         try:
-            address = int(step[1:] if item else step)
-            text = self._objects.text(address)
+            text = self._objects.text(step.value)
         except MemoryReadError:
-            return self._number_of(step) if item else None
-        if not item:
+            return self._number_of(step) if step.kind == "=" else None
+        if step.kind == ".":
             return f".{text}"
         return f"[{text!r}]" if len(text) <= _LONGEST_KEY else None
 
-    def _number_of(self, step: str) -> str | None:
+    def _number_of(self, step: _Step) -> str | None:
         try:
-            return f"[{self._objects.integer(int(step[1:]))}]"
+            return f"[{self._objects.integer(step.value)}]"
         except MemoryReadError:
             return None
 
@@ -350,11 +359,10 @@ class NameSearch:
 _TYPE = 1 << 31  # Py_TPFLAGS_TYPE_SUBCLASS
 
 
-def _step_of(contents: Contents, index: int) -> str:
-    """A step as it is kept until a name is wanted: the address of its key, or its index."""
+def _step_of(contents: Contents, index: int) -> _Step:
     if index >= len(contents.keys):
-        return f"#{index}"
-    return f"{'' if contents.attributes else '='}{contents.keys[index]}"
+        return _Step("#", index)
+    return _Step("." if contents.attributes else "=", contents.keys[index])
 
 
 def _namespaces(stacks: Sequence[Glance]) -> dict[int, str]:

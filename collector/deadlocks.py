@@ -26,7 +26,7 @@ from collector.wait_graph import Deadlock, Node, ends_with_anyone, find
 
 MAX_THREADS = 2_000
 """A process with more threads is not searched for knots: reading them takes too long."""
-NAMING_NS = 25_000_000
+NAMING_NS = 50_000_000
 """How long the names of what the members wait for are searched for before it is said
 without. The source is drained after each few milliseconds of it."""
 NAME_TRIES = 16

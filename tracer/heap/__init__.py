@@ -1,4 +1,1 @@
-"""Heap dumps from outside: ``capture`` freezes a memory image, the walk reads it.
-
-``image`` is the contract between the two; nothing that walks ever touches the target.
-"""
+"""Heap dumps of a live CPython process: capture, walk, file."""

@@ -94,12 +94,13 @@ def is_running(pid: int) -> bool:
 
 
 def injectors() -> set[int]:
-    """PIDs of running injectors on this machine."""
+    """PIDs of running injectors on this machine; an orphan's zombie is for init to reap."""
     found = set()
-    for comm in Path("/proc").glob("[0-9]*/comm"):
+    for stat in Path("/proc").glob("[0-9]*/stat"):
         with suppress(OSError):
-            if comm.read_text().startswith("freeze-"):
-                found.add(int(comm.parent.name))
+            name, _, rest = stat.read_text().partition("(")[2].rpartition(") ")
+            if name.startswith("freeze-") and not rest.startswith("Z"):
+                found.add(int(stat.parent.name))
     return found
 
 

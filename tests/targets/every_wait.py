@@ -22,6 +22,8 @@ seen = {"sigchld": 0, "alarms": 0, "gap_ns": 0}
 
 def repeated(name, work):
     def run():
+        # A signal may be given to any thread that does not block it: here the main thread.
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGALRM, signal.SIGCHLD])
         while True:
             said = work()
             if said is not None:

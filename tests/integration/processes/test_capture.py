@@ -11,12 +11,26 @@ from typing import Any
 
 import pytest
 
-from probes.errors import CaptureRefused, CaptureTimeout, EngineUnavailable
+from probes.errors import (
+    CaptureRefused,
+    CaptureTimeout,
+    EngineUnavailable,
+    MemoryReadError,
+    NotCPython,
+    TargetGone,
+)
 from tests import capturing
 from tests.conftest import Start
 from tests.interpreters import Interpreter, get, matrix
 from tests.processes import read_line, wait_until
+from tracer.heap.capture import capture
 from tracer.heap.image import load
+from tracer.heap.machine import Headroom
+from tracer.pymem.layout import load as load_layout
+from tracer.pymem.layout import merge_debug_offsets
+from tracer.pymem.memory import ProcessMemory
+from tracer.pymem.runtime import RuntimeReader
+from tracer.target import inspect, require_python
 
 TARGETS = Path(__file__).parents[2] / "targets"
 
@@ -201,3 +215,61 @@ def test_nothing_is_injected_where_it_is_forbidden(start: Start) -> None:
         capturing.take(pid, "clone", inject=False)
     with pytest.raises(CaptureRefused, match="a pause of about"):
         capturing.take(pid, inject=False, max_pause_ns=1000)
+
+
+@matrix()
+def test_no_image_is_taken_while_garbage_is_collected(
+    start: Start, interpreter: Interpreter
+) -> None:
+    process = start(interpreter, TARGETS / "always_collecting.py", ["3"], ready=True)
+    python = require_python(inspect(process.pid))
+    memory = ProcessMemory(process.pid)
+    layout = merge_debug_offsets(load_layout(python.version[:2]), memory, python.runtime_address)
+    at = layout["PyInterpreterState.gc"] + layout["_gc_runtime_state.collecting"]
+    interpreters = RuntimeReader(memory, layout, python.runtime_address).interpreters()
+    place = interpreters[0].address + at
+    seen = wait_until(lambda: memory.read(place, 4) != bytes(4), "a collection is seen")
+    assert seen
+    for engine in capturing.ENGINES:
+        with capturing.take(process.pid, engine) as image:
+            assert image.read(place, 4) == bytes(4)
+
+
+def test_nothing_is_injected_into_a_filtered_process(start: Start) -> None:
+    process = start(get("system-3.11"), TARGETS / "filtered.py", stdin=subprocess.PIPE, ready=True)
+    with capturing.take(process.pid, max_pause_ns=1_000_000_000) as image:
+        assert image.facts.engine == "stop-and-copy"
+    for engine in ("clone", "precopy"):
+        with pytest.raises(EngineUnavailable, match="seccomp"):
+            capturing.take(process.pid, engine)
+    assert capturing.is_running(process.pid)
+
+
+def test_what_does_not_fit_is_refused_with_figures(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pid, _ = writers(start, get("system-3.11"))
+    monkeypatch.setattr(
+        "tracer.heap.capture.headroom", lambda _pid: Headroom(50 << 20, "the limit of a group")
+    )
+    with pytest.raises(
+        CaptureRefused, match=r"needs \d+ MiB .* the limit of a group leaves 50 MiB"
+    ):
+        capturing.take(pid)
+
+
+def test_what_is_no_python_is_refused(start: Start) -> None:
+    process = start(["sh", "-c", "echo ready; exec sleep 60"], ready=True)
+    with pytest.raises(NotCPython):
+        capturing.take(process.pid)
+    with pytest.raises(CaptureRefused, match="itself"):
+        capturing.take(os.getpid())
+
+
+def test_a_target_that_has_ended_is_gone(start: Start) -> None:
+    process = start(get("system-3.11"), TARGETS / "writers.py", stdin=subprocess.PIPE, ready=True)
+    target = inspect(process.pid)
+    process.kill()
+    process.wait()
+    with pytest.raises((TargetGone, MemoryReadError)):
+        capture(target)

@@ -21,6 +21,7 @@
 #define ANSWER 1
 #define TICK_NS 2000000       /* how often the supervisor looks at the clock */
 #define WINDOW_GRACE 100      /* deadlines that a thread in the dangerous window is given */
+#define AFTER_OTHERS 10       /* nice(2) */
 #define PROGRESS_NS 50000000ULL
 
 bool precopy_possible(void);
@@ -168,7 +169,7 @@ static void put_plan(struct text *text, const struct plan *plan) {
         put_string(text, one->path ? one->path : "");
         put(text, ",");
         put_string(text, one->reason);
-        put(text, "]");
+        put(text, one->cut ? ",true]" : ",false]");
     }
     put(text, "]");
 }
@@ -247,12 +248,15 @@ static void block_signals(void) {
     sigprocmask(SIG_SETMASK, &all, NULL);
 }
 
-/* Before everybody else, for as long as the target waits for us; 0: as they. */
+/* Before everybody else, for as long as the target waits for us; 0: behind everybody else,
+ * for the target comes first. Who may not do the former stays as everybody is. */
 void hurry(int priority) {
     struct sched_param parameter = {.sched_priority = priority};
     int policy = priority ? SCHED_FIFO : SCHED_OTHER;
     if (sched_setscheduler(0, policy | SCHED_RESET_ON_FORK, &parameter))
-        setpriority(PRIO_PROCESS, 0, priority ? -20 : 0); /* may not be allowed: then without */
+        setpriority(PRIO_PROCESS, 0, priority ? -20 : 0);
+    else if (!priority)
+        setpriority(PRIO_PROCESS, 0, AFTER_OTHERS);
 }
 
 static bool same_process(void) {

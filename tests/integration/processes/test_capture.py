@@ -9,6 +9,7 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from probes.errors import (
@@ -274,3 +275,23 @@ def test_a_target_that_has_ended_is_gone(start: Start) -> None:
     process.wait()
     with pytest.raises((TargetGone, MemoryReadError)):
         capture(target)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="a PID namespace needs root")
+def test_a_target_in_a_namespace_of_its_own(start: Start) -> None:
+    inside = ["unshare", "--pid", "--fork", "--kill-child"]
+    outer = start([*inside, *get("system-3.11").argv, "-u", str(TARGETS / "writers.py")],
+                  stdin=subprocess.PIPE, ready=True)  # fmt: skip
+    said = json.loads(read_line(outer))
+    assert said["pid"] == 1
+    pid = wait_until(lambda: psutil.Process(outer.pid).children(), "its PID here")[0].pid
+    before = capturing.counts(pid)
+    for engine in capturing.ENGINES:
+        with capturing.take(pid, engine) as image:
+            assert capturing.contradictions(image, said) == []
+    for step in ("released", "held"):
+        injectors = capturing.injectors()
+        capturing.sacrificed(pid, "clone", f"i@{step}")
+        capturing.wait_no_injector(injectors)
+        wait_until(lambda: capturing.counts(pid) == before, f"{step}: all as before")
+    assert capturing.is_running(pid)

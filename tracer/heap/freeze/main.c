@@ -249,12 +249,13 @@ static void block_signals(void) {
 }
 
 /* Before everybody else, for as long as the target waits for us; 0: behind everybody else,
- * for the target comes first. Who may not do the former stays as everybody is. */
+ * for the target comes first. Who may not do the former could not undo the latter. */
 void hurry(int priority) {
+    static bool allowed = true;
     struct sched_param parameter = {.sched_priority = priority};
     int policy = priority ? SCHED_FIFO : SCHED_OTHER;
-    if (sched_setscheduler(0, policy | SCHED_RESET_ON_FORK, &parameter))
-        setpriority(PRIO_PROCESS, 0, priority ? -20 : 0);
+    if (!allowed || sched_setscheduler(0, policy | SCHED_RESET_ON_FORK, &parameter))
+        allowed = false;
     else if (!priority)
         setpriority(PRIO_PROCESS, 0, AFTER_OTHERS);
 }
@@ -309,6 +310,8 @@ static pid_t start_worker(bool cleaning) {
         return pid;
     if (cleaning)
         options.fault_step = NULL;
+    hurry(1);
+    hurry(0);
     _exit(work(cleaning));
 }
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import struct
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -71,6 +72,23 @@ def test_an_image_is_saved_and_loaded(start: Start, tmp_path: Path) -> None:
         assert again.facts == facts
         assert [s.start for s in again.segments] == [s.start for s in segments]
         assert capturing.contradictions(again, said) == []
+
+
+@pytest.mark.parametrize("engine", capturing.ENGINES)
+def test_mappings_that_come_and_go_are_those_of_the_moment(start: Start, engine: str) -> None:
+    process = start(get("system-3.11"), TARGETS / "remapping.py", stdin=subprocess.PIPE, ready=True)
+    slots = json.loads(read_line(process))
+    checked = 0
+    for _ in range(12):
+        with capturing.take(process.pid, engine) as image:
+            for slot in slots:
+                sequence, address, size, number = struct.unpack("<4Q", image.read(slot, 32))
+                if sequence % 2 or not address:
+                    continue  # the moment was while it published
+                pages = [image.read(address + at, 8) for at in range(0, size, 4096)]
+                assert {int.from_bytes(page, "little") for page in pages} == {number}
+                checked += 1
+    assert checked > 12
 
 
 class Waits:
@@ -258,6 +276,23 @@ def test_what_does_not_fit_is_refused_with_figures(
         CaptureRefused, match=r"needs \d+ MiB .* the limit of a group leaves 50 MiB"
     ):
         capturing.take(pid)
+
+
+@pytest.mark.slow
+def test_a_thread_that_cannot_be_stopped_is_said(start: Start) -> None:
+    process = start(
+        get("system-3.11"), TARGETS / "uninterruptible.py", stdin=subprocess.PIPE, ready=True
+    )
+    wait_until(lambda: "D" in capturing.states(process.pid), "a thread sleeps uninterruptibly")
+    for engine in capturing.ENGINES:
+        with pytest.raises(CaptureRefused, match="uninterruptible sleep"):
+            capturing.take(process.pid, engine)
+        assert capturing.is_running(process.pid)
+    rounds = []
+    for _ in range(2):
+        capturing.ask(process)
+        rounds.append(int(read_line(process)))
+    assert rounds[0] < rounds[1]
 
 
 def test_what_is_no_python_is_refused(start: Start) -> None:

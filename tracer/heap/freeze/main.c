@@ -260,6 +260,16 @@ void hurry(int priority) {
         setpriority(PRIO_PROCESS, 0, AFTER_OTHERS);
 }
 
+/* Should memory run out, the worst moment to be killed is while a thread is borrowed. Only
+ * root may ask for this; what the image takes is freed by killing the tracer. */
+static void protect_from_oom(void) {
+    int fd = open("/proc/self/oom_score_adj", O_WRONLY | O_CLOEXEC);
+    if (fd < 0)
+        return;
+    (void)!write(fd, "-1000", 5);
+    close(fd);
+}
+
 static bool same_process(void) {
     char name[64], text[1024];
     snprintf(name, sizeof name, "/proc/%d/stat", options.pid);
@@ -385,6 +395,7 @@ int main(int count, char **words) {
     const char *fault = getenv("PARKSCOPE_FREEZE_FAULT"), *at = fault ? strchr(fault, '@') : NULL;
     if (at)
         options.fault_action = fault[0], options.fault_step = at + 1;
+    protect_from_oom();
     setsid(); /* a terminal's Ctrl-Z must not stop us while we hold the target */
     block_signals();
     options.supervisor = getpid();

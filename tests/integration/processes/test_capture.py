@@ -8,6 +8,7 @@ import signal
 import struct
 import subprocess
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import psutil
 import pytest
 
 from probes.errors import (
+    CaptureError,
     CaptureRefused,
     CaptureTimeout,
     EngineUnavailable,
@@ -90,6 +92,16 @@ def test_mappings_that_come_and_go_are_those_of_the_moment(start: Start, engine:
                 assert {int.from_bytes(page, "little") for page in pages} == {number}
                 checked += 1
     assert checked > 12
+
+
+def test_no_image_is_of_two_programs(start: Start) -> None:
+    process = start(get("system-3.11"), TARGETS / "execs.py", ["5"])
+    for at in range(30):
+        with suppress(TargetGone, NotCPython, MemoryReadError, CaptureError):
+            capturing.take(process.pid, capturing.ENGINES[at % 3]).close()
+    assert process.poll() is None
+    wait_until(lambda: capturing.is_running(process.pid), "it runs on")
+    assert capturing.children(process.pid) == []
 
 
 class Waits:

@@ -104,6 +104,29 @@ def test_no_image_is_of_two_programs(start: Start) -> None:
     assert capturing.children(process.pid) == []
 
 
+def test_threads_and_children_may_come_and_go(start: Start) -> None:
+    process = start(
+        get("system-3.11"), TARGETS / "comes_and_goes.py", stdin=subprocess.PIPE, ready=True
+    )
+
+    def seen() -> Any:
+        capturing.ask(process)
+        return json.loads(read_line(process))
+
+    for at in range(30):
+        capturing.take(process.pid, capturing.ENGINES[at % 3]).close()
+    before = seen()
+    wait_until(
+        lambda: (
+            (now := seen())["threads"] > before["threads"] + 20
+            and now["children"] > before["children"] + 5
+        ),
+        "more of both",
+    )
+    assert seen()["wrong"] == []
+    wait_until(lambda: "zombie" not in str(capturing.children(process.pid)), "no zombie stays")
+
+
 class Waits:
     """tests/targets/every_wait.py, and what of it may not change."""
 
@@ -298,10 +321,9 @@ def test_a_thread_that_cannot_be_stopped_is_said(start: Start) -> None:
         get("system-3.11"), TARGETS / "uninterruptible.py", stdin=subprocess.PIPE, ready=True
     )
     wait_until(lambda: "D" in capturing.states(process.pid), "a thread sleeps uninterruptibly")
-    for engine in capturing.ENGINES:
-        with pytest.raises(CaptureRefused, match="uninterruptible sleep"):
-            capturing.take(process.pid, engine)
-        assert capturing.is_running(process.pid)
+    with pytest.raises(CaptureRefused, match="uninterruptible sleep"):
+        capturing.take(process.pid, "precopy")
+    assert capturing.is_running(process.pid)
 
     def rounds() -> int:
         capturing.ask(process)

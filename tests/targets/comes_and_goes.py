@@ -10,7 +10,8 @@ import sys
 import threading
 
 SAYS = ["/bin/sh", "-c", "echo $0; exit 7", "said"]
-seen = {"threads": 0, "children": 0, "wrong": []}
+seen = {"threads": 0, "children": 0}
+wrong = []
 
 
 def start_threads():
@@ -27,7 +28,7 @@ def start_children():
     while True:
         done = subprocess.run(SAYS, check=False, capture_output=True)
         if (done.returncode, done.stdout, done.stderr) != (7, b"said\n", b""):
-            seen["wrong"].append(repr(done))
+            wrong.append(repr(done))
         seen["children"] += 1
 
 
@@ -35,4 +36,4 @@ for work in (start_threads, start_threads, start_children, start_children):
     threading.Thread(target=work, daemon=True).start()
 print("ready")
 for _ in sys.stdin:
-    print(json.dumps(seen))
+    print(json.dumps(dict(seen, wrong=wrong)))

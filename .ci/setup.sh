@@ -167,12 +167,23 @@ setup() {
     ! up_to_date "$1" || first_time=
     need_bcc
     [ "$1" = base ] || need_test_tools
-    up_to_date "$1" && return
+    up_to_date "$1" && { compile_units; return; }
     # Two set-ups at once wait for each other; the second finds the work done.
     exec {lock}<"$(dirname "$venv")"
     flock "$lock"
     up_to_date "$1" || make_environment "$1"
     exec {lock}<&-
+    compile_units
+}
+
+# The C units of heap dumps, compiled into the user's cache once per content. Everything
+# else works without them, so a missing compiler is said and no reason to stop.
+compile_units() {
+    local stamp=$venv/.made-native
+    [ ! -e "$stamp" ] || [ -n "$(find "$root/tracer/heap" -name '*.[ch]' -newer "$stamp")" ] || return 0
+    (cd "$root" && PYTHONDONTWRITEBYTECODE=1 quietly "$venv/bin/python" -m tracer.heap.build) ||
+        say "going on without heap dumps, see above"
+    touch "$stamp" 2>/dev/null || true
 }
 
 # --- what only the tests need -------------------------------------------------

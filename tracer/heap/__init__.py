@@ -1,0 +1,1 @@
+"""Heap dumps of a live CPython process: capture, walk, file."""

@@ -13,8 +13,10 @@ from tracer.pymem.layout import load
 
 HEADERS = (
     "interp", "runtime", "frame", "interpframe", "dict", "gil", "code", "moduleobject",
+    "gc", "typeobject",
 )  # fmt: skip
-TAGGED = frozenset({"_gil_runtime_state"})  # structures without a typedef
+# Structures without a typedef.
+TAGGED = frozenset({"_gil_runtime_state", "_frame", "type_cache_entry"})
 
 
 def includes(interpreter: Interpreter) -> list[Path]:
@@ -46,6 +48,7 @@ def test_every_offset_is_the_compilers(interpreter: Interpreter, tmp_path: Path)
     directories = includes(interpreter)
     layout = load(interpreter.version[:2])
     lines = ["#define Py_BUILD_CORE 1", "#include <Python.h>", "#include <stddef.h>"]
+    lines += ["#include <structmember.h>", "#include <datetime.h>"]
     lines += [
         f'#include "internal/pycore_{name}.h"'
         for name in HEADERS
@@ -54,6 +57,10 @@ def test_every_offset_is_the_compilers(interpreter: Interpreter, tmp_path: Path)
     lines += [
         f'_Static_assert({expression(name)} == {offset}, "{name}");'
         for name, offset in layout.offsets.items()
+    ]
+    lines += [
+        f'_Static_assert({name.upper()} == {layout.constants[name]}, "{name}");'
+        for name in ("frame_cleared",)
     ]
     source = tmp_path / "layout.c"
     source.write_text("\n".join(lines) + "\n")

@@ -58,7 +58,16 @@ _STRATEGIES: Mapping[str, Mapping[str, tuple[str, ...]]] = MappingProxyType(
 )
 """Every strategy, its choices, and the offsets that a choice needs."""
 
-_CONSTANTS = frozenset({"executable_tag_mask", "first_foreign_owner", "last_owner"})
+_CONSTANTS = frozenset(
+    {
+        "executable_tag_mask",
+        "first_foreign_owner",
+        "last_owner",
+        "immortal_refcnt",
+        "frame_cleared",
+        "preheader_flags",
+    }
+)
 
 _REQUIRED = (
     "_PyRuntimeState.interpreters.head",
@@ -190,9 +199,10 @@ def parse(text: str) -> Layout:
 
 def _check(layout: Layout) -> None:
     """Raise InternalError unless everything that a reader will ask for is there."""
-    for name, value in (*layout.offsets.items(), *layout.constants.items()):
-        if type(value) is not int or not 0 <= value < MAX_OFFSET:
-            raise InternalError(f"layout {layout.version}: {name} = {value!r} is no offset")
+    for values, end in ((layout.offsets, MAX_OFFSET), (layout.constants, 1 << 32)):
+        for name, value in values.items():
+            if type(value) is not int or not 0 <= value < end:
+                raise InternalError(f"layout {layout.version}: {name} = {value!r} is no offset")
     if set(layout.constants) != _CONSTANTS or set(layout.strategies) != set(_STRATEGIES):
         raise InternalError(f"layout {layout.version}: constants or strategies differ")
     needed = list(_REQUIRED)

@@ -11,6 +11,11 @@ ParkscopeError                exit  what it means
 │   └── MemoryReadError          3  its memory could not be read or made sense of
 │       ├── MemoryFault          3  an address is not mapped
 │       └── ImplausibleMemory    3  what stands there is not what must stand there
+├── CaptureError                 9  no consistent memory image could be taken
+│   ├── CaptureRefused           9  it would not be safe, or does not fit; nothing was done
+│   ├── EngineUnavailable        9  this way of taking it does not work here; others may
+│   ├── CaptureTimeout           9  the target was released at the deadline, without an image
+│   └── NotAnImage               9  a file is no memory image
 ├── PermissionDenied             5  a capability, ptrace right or file mode is missing
 ├── BackendUnavailable           6  bcc, BTF, uprobes … are not to be had here
 │   └── WrongBcc                 6  a package named bcc that is not the eBPF one
@@ -101,6 +106,35 @@ class MemoryFault(MemoryReadError):
 
 class ImplausibleMemory(MemoryReadError):
     """What was read fails a check that valid memory passes: garbage, or it just changed."""
+
+
+class CaptureError(ParkscopeError):
+    """No consistent memory image of the target could be taken; the target runs on."""
+
+    exit_code = 9
+    default_hint = "The target was released and runs on; try again."
+
+
+class CaptureRefused(CaptureError):
+    """A dump would not be safe, or would not fit; the target was not touched."""
+
+    default_hint = "Nothing was done to the target."
+
+
+class EngineUnavailable(CaptureError):
+    """One way of taking an image does not work for this target or on this kernel."""
+
+    default_hint = "Leave the choice of the engine to Parkscope."
+
+
+class CaptureTimeout(CaptureError):
+    """The watchdog released the target at its deadline, before an image was complete."""
+
+
+class NotAnImage(CaptureError):
+    """A file is no memory image, or a damaged one."""
+
+    default_hint = "Memory images are written by 'Image.save'."
 
 
 class PermissionDenied(ParkscopeError):

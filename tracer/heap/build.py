@@ -41,6 +41,7 @@ class Unit:
 
 UNITS: Mapping[str, Unit] = MappingProxyType(
     {
+        "freeze": Unit(("freeze/*.c",), shared=False),
         "walk": Unit(("walk/*.c",), shared=True, flags=("-fvisibility=hidden",)),
     }
 )

@@ -1,0 +1,233 @@
+/* Stop-and-copy, and the copy from a clone. */
+#include "freeze.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/sched.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ptrace.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+/* The clone's stack pointer: no address. Its first instruction would be `ret`: should it
+ * ever run, for the worker was killed before it held the clone, it dies there at once, by
+ * a signal that it has blocked, and so without a handler of the program. */
+#define NO_STACK 8
+
+static int read_maps(pid_t pid, struct maps *maps) {
+    int status = maps_read(pid, maps);
+    return status ? oops(status == -EACCES || status == -EPERM ? "permission" : "gone",
+                         "the mappings of process %d cannot be read: %s", pid, strerror(-status))
+                  : 0;
+}
+
+/* --- stop and copy ---------------------------------------------------------------------------- */
+
+static int copy_held(struct maps *maps, struct plan *plan, struct pages *pages,
+                     struct regions *found) {
+    if (read_maps(options.pid, maps) || plan_follow(maps, plan) || store_grow(plan->size) ||
+        pages_of_plan(pages, plan, found))
+        return -1;
+    facts.dirty = copy_regions(options.pid, plan, found, true);
+    return 0;
+}
+
+int engine_copy(struct plan *plan) {
+    struct maps maps = {0};
+    struct pages pages;
+    struct regions found = {0};
+    if (read_maps(options.pid, &maps) || plan_make(options.pid, &maps, plan) ||
+        pages_open(options.pid, &pages))
+        return -1;
+    if ((options.skip_foreign && foreign_cut(options.pid, &pages, &maps, plan)) ||
+        store_open(options.memfd, plan->size) || copy_files(options.pid, plan, true) ||
+        pages_of_plan(&pages, plan, &found))
+        return -1;
+    store_touch(plan, &found);
+    step("ready");
+    if (freeze(true))
+        return -1;
+    facts.frozen_at = now_ns();
+    int status = copy_held(&maps, plan, &pages, &found);
+    step("copied");
+    thaw();
+    facts.copied += facts.dirty;
+    if (status)
+        return -1;
+    store_trim(plan, &found);
+    if (foreign_changed(options.pid, &pages, &maps, plan))
+        note("memory that was left out as free of references has some by now");
+    return 0;
+}
+
+/* --- clone ------------------------------------------------------------------------------------ */
+
+static const char *why_no_clone(long error) {
+    switch (-error) {
+    case EAGAIN: return "a limit on processes (RLIMIT_NPROC, pids.max) is reached";
+    case ENOMEM: return "there is not enough memory, or it may not be overcommitted";
+    default: return strerror((int)-error);
+    }
+}
+
+static int make_clone(u64 gadget) {
+    long child = 0;
+    const long arguments[6] = {CLONE_FILES | CLONE_FS | CLONE_IO | CLONE_PTRACE, NO_STACK};
+    struct thread *thread = injectable();
+    if (!thread)
+        return oops("no_thread", "no thread of the target may make a system call for us");
+    if (inject(thread, gadget, SYS_clone, arguments, &child))
+        return -1;
+    if (child < 0)
+        return oops("engine", "clone: %s", why_no_clone(child));
+    return 0;
+}
+
+static int hold_clone(pid_t child) {
+    int status;
+    pid_t got;
+    do
+        got = waitpid(child, &status, __WALL);
+    while (got < 0 && errno == EINTR);
+    if (got != child || !WIFSTOPPED(status))
+        return oops("gone", "the clone of the target has gone");
+    ptrace(PTRACE_SETOPTIONS, child, 0, PTRACE_O_EXITKILL);
+    step("held");
+    char name[64];
+    snprintf(name, sizeof name, "/proc/%d/oom_score_adj", child);
+    int fd = open(name, O_WRONLY | O_CLOEXEC); /* should memory run out: the clone first */
+    if (fd >= 0) {
+        (void)!write(fd, "1000", 4);
+        close(fd);
+    }
+    return 0;
+}
+
+static int copy_clone(pid_t child, struct maps *maps, struct plan *plan) {
+    struct pages pages;
+    struct regions found = {0};
+    if (read_maps(child, maps) || plan_make(child, maps, plan) || pages_open(child, &pages))
+        return -1;
+    int status = (options.skip_foreign && foreign_cut(child, &pages, maps, plan)) ||
+                         store_open(options.memfd, plan->size) ||
+                         pages_of_plan(&pages, plan, &found)
+                     ? -1
+                     : 0;
+    step("copying");
+    if (!status && !(status = copy_files(child, plan, true)))
+        facts.copied += copy_regions(child, plan, &found, false);
+    pages_close(&pages);
+    free(found.items);
+    return abandoned() ? oops("abandoned", "the dump was given up") : status;
+}
+
+/* Have the target take the dead clone off its list of children. Any thread of it can. */
+static int reap_clone(pid_t child, u64 gadget) {
+    long reaped = 0;
+    const long arguments[6] = {child, 0, __WALL | WNOHANG};
+    finishing = true;
+    if (freeze(false))
+        return -1;
+    struct thread *thread = injectable();
+    int status = thread ? inject(thread, gadget, SYS_wait4, arguments, &reaped)
+                        : oops("no_thread", "no thread of the target can reap the clone");
+    thaw();
+    if (!status && (reaped == child || reaped == -ECHILD))
+        atomic_store(&shared->child, 0);
+    step("reaped");
+    return status;
+}
+
+static void kill_clone(pid_t child) {
+    int status;
+    kill(child, SIGKILL);
+    while (waitpid(child, &status, __WALL) < 0 && errno == EINTR)
+        ;
+    step("killed");
+}
+
+int engine_clone(struct plan *plan) {
+    struct maps maps = {0};
+    if (read_maps(options.pid, &maps))
+        return -1;
+    u64 gadget = find_gadget(options.pid, &maps);
+    if (!gadget)
+        return oops("engine", "the target has no system call instruction that can be borrowed");
+    step("ready");
+    if (freeze(true))
+        return -1;
+    facts.frozen_at = now_ns();
+    int status = make_clone(gadget);
+    facts.dirty = 0;
+    thaw();
+    pid_t child = atomic_load(&shared->child);
+    if (!child)
+        return -1;
+    if (!status && !(status = hold_clone(child)))
+        status = copy_clone(child, &maps, plan);
+    kill_clone(child);
+    if (reap_clone(child, gadget) && !status)
+        note("the clone of the target could not be reaped and is a zombie until the target ends");
+    return status;
+}
+
+/* --- what a dead worker left -------------------------------------------------------------------- */
+
+/* The state of a child of the target (proc(5)), 0 when it is none (any more). */
+static char child_state(pid_t child) {
+    char name[64], text[1024];
+    snprintf(name, sizeof name, "/proc/%d/stat", child);
+    int fd = open(name, O_RDONLY | O_CLOEXEC);
+    ssize_t got = fd < 0 ? -1 : read(fd, text, sizeof text - 1);
+    if (fd >= 0)
+        close(fd);
+    if (got <= 0)
+        return 0;
+    text[got] = 0;
+    char *end = strrchr(text, ')'), state = 0;
+    int parent = 0;
+    bool read = end && sscanf(end + 1, " %c %d", &state, &parent) == 2;
+    return read && parent == options.pid ? state : 0;
+}
+
+static int close_remote(u64 gadget, int remote) {
+    char name[64], what[64] = {0};
+    snprintf(name, sizeof name, "/proc/%d/fd/%d", options.pid, remote);
+    if (readlink(name, what, sizeof what - 1) < 0 || !strstr(what, "userfaultfd"))
+        return 0;
+    long result;
+    const long arguments[6] = {remote};
+    if (freeze(false))
+        return -1;
+    struct thread *thread = injectable();
+    if (thread)
+        inject(thread, gadget, SYS_close, arguments, &result);
+    thaw();
+    return 0;
+}
+
+/* In a worker of its own, after one that was killed: its clone, and its descriptor. */
+int clean_up(void) {
+    struct maps maps = {0};
+    finishing = true;
+    if (read_maps(options.pid, &maps))
+        return -1;
+    u64 gadget = find_gadget(options.pid, &maps);
+    int child = atomic_load(&shared->child), remote = atomic_load(&shared->remote_fd);
+    if (remote >= 0)
+        close_remote(gadget, remote);
+    if (child && child_state(child)) {
+        kill(child, SIGKILL); /* EXITKILL has done it, unless the clone was not held yet */
+        struct timespec pause = {0, 5000000};
+        for (int i = 0; i < 1000 && child_state(child) && child_state(child) != 'Z'; i++)
+            nanosleep(&pause, NULL); /* it has a gigabyte to give back */
+        if (child_state(child) == 'Z')
+            reap_clone(child, gadget);
+    }
+    return 0;
+}

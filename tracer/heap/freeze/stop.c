@@ -1,0 +1,394 @@
+/* Stopping all threads of the target, letting them go, and having one make a system call. */
+#include "freeze.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ptrace.h>
+#include <sys/syscall.h>
+#include <sys/time.h>
+#include <sys/uio.h>
+#include <sys/user.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+#define STRAGGLER_NS 20000000LL /* a thread that does not stop for so long cannot now */
+#define LATE_NS 2000000000LL     /* … and for so long it is waited for, to let it go */
+#define COLLECTOR_WAIT_NS 10000000000LL
+#define MAX_INTERPRETERS 1024
+#define MAX_THREADS 65536
+#define USER_CODE 0x33          /* __USER_CS: a thread in 64-bit mode */
+#define VSYSCALL 0xffffffffff600000ULL
+
+struct threads threads;
+bool finishing;
+static struct {
+    unsigned char code[1 << 20];
+} window;
+
+static void nap(long nanoseconds) {
+    struct timespec time = {0, nanoseconds};
+    nanosleep(&time, NULL);
+}
+
+/* --- stopping ------------------------------------------------------------------------------ */
+
+static bool is_filtered(pid_t pid, pid_t tid) {
+    char name[64], text[4096];
+    snprintf(name, sizeof name, "/proc/%d/task/%d/status", pid, tid);
+    int fd = open(name, O_RDONLY | O_CLOEXEC);
+    ssize_t got = fd < 0 ? -1 : read(fd, text, sizeof text - 1);
+    if (fd >= 0)
+        close(fd);
+    if (got <= 0)
+        return true;
+    text[got] = 0;
+    char *found = strstr(text, "\nSeccomp:");
+    return found && atoi(found + 9) != 0;
+}
+
+static struct thread *find_thread(pid_t tid) {
+    for (size_t i = 0; i < threads.count; i++)
+        if (threads.items[i].tid == tid)
+            return &threads.items[i];
+    return NULL;
+}
+
+static void drop_thread(size_t index) {
+    threads.items[index] = threads.items[--threads.count];
+}
+
+/* Attach to every thread that we have not yet; PTRACE_SEIZE stops none. Returns how many. */
+static int seize_new(bool interrupt) {
+    char name[64];
+    snprintf(name, sizeof name, "/proc/%d/task", options.pid);
+    DIR *directory = opendir(name);
+    if (!directory)
+        return oops("gone", "the target has exited");
+    int added = 0;
+    for (struct dirent *entry; (entry = readdir(directory));) {
+        pid_t tid = atoi(entry->d_name);
+        if (tid <= 0 || find_thread(tid))
+            continue;
+        if (ptrace(PTRACE_SEIZE, tid, 0, 0)) {
+            if (errno == ESRCH)
+                continue; /* a thread that has just ended */
+            int why = errno;
+            closedir(directory);
+            return oops(why == EPERM ? "permission" : "ptrace",
+                        "thread %d cannot be attached to: %s", tid, strerror(why));
+        }
+        if (threads.count == threads.room) {
+            threads.room = threads.room ? 2 * threads.room : 256;
+            threads.items = realloc(threads.items, threads.room * sizeof *threads.items);
+            if (!threads.items || threads.room > MAX_THREADS)
+                abort();
+        }
+        threads.items[threads.count++] = (struct thread){.tid = tid};
+        if (interrupt)
+            ptrace(PTRACE_INTERRUPT, tid, 0, 0);
+        else
+            threads.items[threads.count - 1].filtered = is_filtered(options.pid, tid);
+        added++;
+    }
+    closedir(directory);
+    return added;
+}
+
+static void on_alarm(int signal) { (void)signal; }
+
+/* waitpid is interrupted from `ns` from now on, again and again; 0: no more. */
+static void set_alarm(int64_t ns) {
+    struct itimerval timer = {{0, ns ? 1000 : 0}, {ns / 1000000000, ns % 1000000000 / 1000}};
+    setitimer(ITIMER_REAL, &timer, NULL);
+}
+
+/* What waitpid said of a thread. False: it has ended. */
+static bool take_stop(struct thread *thread, int status) {
+    if (!WIFSTOPPED(status))
+        return false;
+    thread->held = true;
+    int event = status >> 16, signal = WSTOPSIG(status);
+    thread->trapped = event == PTRACE_EVENT_STOP && signal == SIGTRAP;
+    thread->signal = event ? 0 : signal;
+    return true;
+}
+
+/* Wait until every attached thread is held. 0: all are; 1: one does not come. */
+static int await_stops(int64_t until) {
+    for (size_t i = 0; i < threads.count;) {
+        struct thread *thread = &threads.items[i];
+        int status;
+        if (thread->held) {
+            i++;
+            continue;
+        }
+        pid_t got = waitpid(thread->tid, &status, __WALL);
+        if (got == thread->tid && take_stop(thread, status))
+            i++;
+        else if (got < 0 && errno == EINTR) {
+            if ((int64_t)now_ns() > until)
+                return 1;
+        } else
+            drop_thread(i);
+    }
+    return 0;
+}
+
+static void release(struct thread *thread) {
+    ptrace(PTRACE_DETACH, thread->tid, 0, (long)thread->signal);
+    thread->held = false;
+}
+
+/* Let everybody go; those that have not stopped yet, as soon as they do. */
+static void release_all(void) {
+    size_t waiting = 0;
+    for (size_t i = 0; i < threads.count; i++)
+        if (threads.items[i].held)
+            release(&threads.items[i]);
+        else
+            threads.items[waiting++] = threads.items[i];
+    threads.count = waiting;
+    atomic_store(&shared->stopped_at, 0);
+    hurry(0);
+    for (int64_t until = (int64_t)now_ns() + LATE_NS; threads.count; nap(200000)) {
+        for (size_t i = threads.count; i-- > 0;) {
+            struct thread *thread = &threads.items[i];
+            int status;
+            pid_t got = waitpid(thread->tid, &status, __WALL | WNOHANG);
+            if (got == 0)
+                continue;
+            if (got == thread->tid && take_stop(thread, status))
+                release(thread);
+            drop_thread(i);
+        }
+        /* One that does not come is let go by the kernel, when the worker ends. */
+        if ((int64_t)now_ns() > until)
+            return;
+    }
+}
+
+u64 thaw(void) {
+    u64 began = (u64)atomic_load(&shared->stopped_at);
+    for (size_t i = 0; i < threads.count; i++)
+        release(&threads.items[i]);
+    u64 length = now_ns() - began;
+    facts.threads = (int)threads.count;
+    threads.count = 0;
+    atomic_store(&shared->stopped_at, 0);
+    hurry(0);
+    step("released");
+    if (facts.stop_count < MAX_STOPS)
+        facts.stops[facts.stop_count++] = length;
+    if (length > facts.pause)
+        facts.pause = length;
+    return length;
+}
+
+/* Every thread is held when this returns 0; 1: one does not stop, all were let go. */
+static int stop_all(void) {
+    for (int added; (added = seize_new(false)) != 0;)
+        if (added < 0)
+            return -1;
+    step("seized");
+    hurry(1);
+    atomic_store(&shared->stopped_at, (int64_t)now_ns());
+    set_alarm(STRAGGLER_NS);
+    int64_t until = (int64_t)now_ns() + STRAGGLER_NS;
+    for (size_t i = 0; i < threads.count; i++)
+        ptrace(PTRACE_INTERRUPT, threads.items[i].tid, 0, 0);
+    step("stopping");
+    int late = await_stops(until), added = 0;
+    while (!late && (added = seize_new(true)) > 0) /* made by a thread before it stopped */
+        late = await_stops(until);
+    set_alarm(0);
+    if (late || added < 0 || !threads.count) {
+        release_all();
+        return added < 0 ? -1 : late ? 1 : oops("gone", "the target has exited");
+    }
+    step("stopped");
+    return 0;
+}
+
+/* --- the garbage collector -------------------------------------------------------------------- */
+
+static bool read_word(u64 address, void *word, size_t size) {
+    struct iovec local = {word, size}, remote = {(void *)address, size};
+    return process_vm_readv(options.pid, &local, 1, &remote, 1, 0) == (ssize_t)size;
+}
+
+/* Is any interpreter collecting? Then its lists hang on the C stack (Python/gc.c). */
+static bool is_collecting(void) {
+    u64 interpreter = 0;
+    if (!options.interpreters || !read_word(options.interpreters, &interpreter, 8))
+        return false;
+    for (int i = 0; interpreter && i < MAX_INTERPRETERS; i++) {
+        int32_t collecting = 0;
+        if (!read_word(interpreter + options.interp_collecting, &collecting, 4))
+            return false;
+        if (collecting)
+            return true;
+        if (!read_word(interpreter + options.interp_next, &interpreter, 8))
+            return false;
+    }
+    return false;
+}
+
+/* Stop the target, at a moment when no collection runs. Returns 0, or -1 and all are free. */
+int freeze(bool watch_collector) {
+    int64_t give_up = (int64_t)now_ns() + COLLECTOR_WAIT_NS;
+    bool collecting = false;
+    for (int attempt = 0; attempt < options.tries; attempt++) {
+        while (watch_collector && is_collecting() && (int64_t)now_ns() < give_up && !abandoned())
+            nap(500000); /* looking costs the target nothing, stopping would */
+        int late = stop_all();
+        if (late < 0)
+            return -1;
+        if (abandoned() && !finishing) {
+            release_all();
+            return oops("abandoned", "the dump was given up");
+        }
+        collecting = !late && watch_collector && is_collecting();
+        if (!late && !collecting)
+            return 0;
+        if (!late)
+            thaw();
+        facts.retries++;
+        nap(5000000);
+    }
+    if (collecting)
+        return oops("collecting", "a garbage collection ran at each of %d stops", options.tries);
+    return oops("uninterruptible", "a thread was in an uninterruptible sleep at each of %d tries",
+                options.tries);
+}
+
+/* --- having a thread make a system call ---------------------------------------------------- */
+
+/* Address of `syscall; ret` in code of the target; 0: there is none. */
+u64 find_gadget(pid_t pid, const struct maps *maps) {
+    for (int libc_first = 1; libc_first >= 0; libc_first--)
+        for (size_t i = 0; i < maps->count; i++) {
+            const struct vma *vma = &maps->items[i];
+            if (vma->perm[2] != 'x' || vma->perm[0] != 'r' || vma->start >= 1ULL << 47 ||
+                (libc_first && !strstr(vma->path, "/libc")))
+                continue;
+            for (u64 at = vma->start; at < vma->end; at += sizeof window.code - 2) {
+                u64 length = vma->end - at;
+                if (length > sizeof window.code)
+                    length = sizeof window.code;
+                struct iovec local = {window.code, length}, remote = {(void *)at, length};
+                ssize_t got = process_vm_readv(pid, &local, 1, &remote, 1, 0);
+                if (got < 3)
+                    break;
+                unsigned char *found = memmem(window.code, (size_t)got, "\x0f\x05\xc3", 3);
+                if (found)
+                    return at + (u64)(found - window.code);
+            }
+        }
+    return 0;
+}
+
+static bool may_inject(const struct thread *thread, bool *in_call) {
+    struct user_regs_struct now;
+    if (!thread->trapped || thread->filtered || ptrace(PTRACE_GETREGS, thread->tid, 0, &now))
+        return false;
+    /* In a system call: surely in no restartable sequence (rseq(2)), which a detour breaks. */
+    *in_call = (long)now.orig_rax >= 0;
+    return now.cs == USER_CODE && now.rip < VSYSCALL;
+}
+
+/* A held thread that may make a system call for us, best one that waits in one already. */
+struct thread *injectable(void) {
+    struct thread *second = NULL;
+    for (size_t i = 0; i < threads.count; i++) {
+        bool in_call = false;
+        if (!may_inject(&threads.items[i], &in_call))
+            continue;
+        if (in_call)
+            return &threads.items[i];
+        second = second ? second : &threads.items[i];
+    }
+    return second;
+}
+
+/* One step over the instruction at `gadget`. What else may stop the thread is SIGSTOP, which
+ * cannot be blocked; it is sent again afterwards. Returns 0, or -1: the thread has ended. */
+static int step_over(pid_t tid, u64 gadget, struct user_regs_struct *after, bool *stop_again) {
+    for (int i = 0; i < 100; i++) {
+        int status;
+        if (ptrace(PTRACE_SINGLESTEP, tid, 0, 0))
+            return -1;
+        step("stepping");
+        pid_t got;
+        do
+            got = waitpid(tid, &status, __WALL);
+        while (got < 0 && errno == EINTR);
+        if (got != tid || !WIFSTOPPED(status) || ptrace(PTRACE_GETREGS, tid, 0, after))
+            return -1;
+        if (after->rip != gadget)
+            return 0;
+        if (WSTOPSIG(status) == SIGSTOP && !(status >> 16))
+            *stop_again = true;
+    }
+    return -1;
+}
+
+/* The thread, held in our own trap, makes one system call; then its registers and its signal
+ * mask are its own again. The time in between is the dangerous window: a thread that is let
+ * go in it, for the worker has died, runs on with what is ours. `result` is that of the call. */
+int inject(struct thread *thread, u64 gadget, long number, const long arguments[6], long *result) {
+    struct user_regs_struct own, ours, after = {0};
+    u64 own_mask, our_mask = ~(1ULL << (SIGTRAP - 1));
+    pid_t tid = thread->tid;
+    bool stop_again = false;
+    if (ptrace(PTRACE_GETREGS, tid, 0, &own) || ptrace(PTRACE_GETSIGMASK, tid, 8, &own_mask))
+        return oops("ptrace", "the registers of thread %d cannot be read", tid);
+    ours = own;
+    ours.rip = gadget;
+    ours.rax = (u64)number;
+    ours.orig_rax = -1ULL; /* or the kernel would restart the call that it interrupted */
+    ours.rdi = (u64)arguments[0], ours.rsi = (u64)arguments[1], ours.rdx = (u64)arguments[2];
+    ours.r10 = (u64)arguments[3], ours.r8 = (u64)arguments[4], ours.r9 = (u64)arguments[5];
+    step("injecting");
+    u64 began = now_ns();
+    atomic_store(&shared->window, 1);
+    int failed = ptrace(PTRACE_SETSIGMASK, tid, 8, &our_mask) ? 1
+                 : ptrace(PTRACE_SETREGS, tid, 0, &ours)      ? 1
+                                                              : 0;
+    if (!failed) {
+        failed = step_over(tid, gadget, &after, &stop_again);
+        if (!failed && after.rax < -4096ULL) { /* what has to be undone if we die now */
+            if (number == SYS_clone)
+                atomic_store(&shared->child, (int)after.rax);
+            if (number == SYS_userfaultfd)
+                atomic_store(&shared->remote_fd, (int)after.rax);
+        }
+    }
+    int unrestored = ptrace(PTRACE_SETREGS, tid, 0, &own) != 0;
+    unrestored |= ptrace(PTRACE_SETSIGMASK, tid, 8, &own_mask) != 0;
+    atomic_store(&shared->window, 0);
+    u64 length = now_ns() - began;
+    if (length > facts.window)
+        facts.window = length;
+    if (stop_again)
+        kill(options.pid, SIGSTOP);
+    if (failed || unrestored)
+        return oops("gone", "thread %d ended while it made a system call", tid);
+    step("injected");
+    *result = (long)after.rax;
+    return 0;
+}
+
+/* --- at the start ------------------------------------------------------------------------------- */
+
+__attribute__((constructor)) static void prepare_alarm(void) {
+    struct sigaction action = {.sa_handler = on_alarm};
+    sigaction(SIGALRM, &action, NULL);
+}

@@ -13,10 +13,18 @@ from tracer.pymem.layout import load
 
 HEADERS = (
     "interp", "runtime", "frame", "interpframe", "dict", "gil", "code", "moduleobject",
-    "gc", "typeobject",
+    "gc", "typeobject", "ast_state", "global_objects",
 )  # fmt: skip
 # Structures without a typedef.
-TAGGED = frozenset({"_gil_runtime_state", "_frame", "type_cache_entry"})
+TAGGED = frozenset(
+    {
+        "_gil_runtime_state",
+        "_frame",
+        "type_cache_entry",
+        "ast_state",
+        "_Py_interp_cached_objects",
+    }
+)
 
 
 def includes(interpreter: Interpreter) -> list[Path]:

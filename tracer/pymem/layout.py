@@ -65,6 +65,7 @@ _CONSTANTS = frozenset(
         "last_owner",
         "immortal_refcnt",
         "frame_cleared",
+        "frozen_counts",
         "preheader_flags",
     }
 )

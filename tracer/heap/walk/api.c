@@ -15,7 +15,8 @@ const char *walk_kind_names(void)
 {
     /* in the order of enum kind */
     return "scan\nplain\nfields\nint\nstr\nbytearray\nlist\ntuple\ndict\nordered_dict\nset\n"
-           "type\nframe\ngenerator\ncode\nmodule\nweakref\ndatetime\ndeque\narray\n";
+           "type\nframe\ngenerator\ncode\nmodule\nweakref\ndatetime\ndeque\narray\nlru_cache\n"
+           "lru_link\n";
 }
 
 static bool prepare(struct walk *walk)
@@ -138,11 +139,12 @@ static bool is_head(struct walk *walk, u64 head)
            image_u64(&walk->image, &visitor->hints, type + (u64)off->tp_flags) & FLAG_HAVE_GC;
 }
 
-/* Addresses of GC list heads in [from, from + size), at most `room`. Returns how many. */
+/* Addresses of GC list heads in [from, from + size), at most `room`. Returns how many.
+ * In some releases (3.13.18 is one) PyGC_Head is aligned to 4 only. */
 u64 walk_find_list_heads(struct walk *walk, u64 from, u64 size, u64 *heads, u64 room)
 {
     u64 found = 0;
-    for (u64 at = 0; at + 16 <= size && found < room; at += 8)
+    for (u64 at = 0; at + 16 <= size && found < room; at += 4)
         if (is_head(walk, from + at))
             heads[found++] = from + at;
     return found;
@@ -182,15 +184,34 @@ int walk_root(struct walk *walk, u64 target, u32 kind, u32 name, u32 counted)
     return walk->status;
 }
 
+/* Types that no allocation made have one reference from the beginning; so does what else
+ * begins with PyObject_HEAD_INIT. */
+static void root_static_types(struct walk *walk, u32 root_kind)
+{
+    const struct type *types = walk->types.items;
+    for (u64 at = 0; at < walk->types.count && walk->status == WALK_OK; at++)
+        if (!types[at].heap)
+            walk_root(walk, types[at].address, root_kind, 0, 1);
+}
+
+/* The dict of interned strings: its references are not in their counts. */
+void walk_interned(struct walk *walk, u64 dict)
+{
+    walk->interned = dict;
+}
+
 int walk_thread(struct walk *walk, u32 thread, u64 frame)
 {
     thread_frames(walk->marking, thread, frame);
     return walk->status;
 }
 
-/* Ends the first pass: visits what is left and numbers the objects. */
-int walk_mark(struct walk *walk)
+/* Ends the first pass: visits what is left and numbers the objects. Static types become
+ * roots of the kind `static_kind`. */
+int walk_mark(struct walk *walk, u32 static_kind)
 {
+    drain(walk->marking);
+    root_static_types(walk, static_kind);
     drain(walk->marking);
     if (walk->status != WALK_OK)
         return walk->status;

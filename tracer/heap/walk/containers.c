@@ -11,7 +11,7 @@ enum {
     ARRAY_ALLOCATED = 32, /* arrayobject and arraydescr, Modules/arraymodule.c */
     ARRAY_DESCRIPTION = 40,
     DESCRIPTION_ITEMSIZE = 4,
-    ODICT_NODES_SIZE = 56, /* struct _odictobject, Objects/odictobject.c */
+    ODICT_NODES_SIZE = 72, /* struct _odictobject, Objects/odictobject.c */
     ODICT_NODE_BYTES = 32,
     PREFIX_VALUES = 32, /* words before the object, 3.11 and 3.12: pycore_object.h */
     PREFIX_DICT = 24,

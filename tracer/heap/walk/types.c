@@ -174,7 +174,11 @@ static void add_own_part(struct visitor *visitor, const struct type *type, u64 a
     const struct offsets *off = &walk->off;
     if (to <= from)
         return;
-    if (named_by_python(visitor, address, flags)) {
+    bool python = named_by_python(visitor, address, flags);
+    /* Behind items of one's own number there are no fixed places; a dict has its own way. */
+    if (python && type->itemsize)
+        return;
+    if (python) {
         u64 meta = read(visitor, address + (u64)off->ob_type);
         u64 size = read(visitor, meta + (u64)off->tp_basicsize);
         if (size <= MAX_BASICSIZE)
@@ -227,7 +231,7 @@ static void add_layers(struct visitor *visitor, struct type *type)
         if (known != NO_KNOWN) {
             add_known(walk, type, known);
             u32 from = ((const struct known *)walk->known.items)[known].scan_from;
-            if (type->kind == K_SCAN && from)
+            if (from)
                 add_own_part(visitor, type, address, flags, from, size);
             type->base_is_known = depth > 0;
             return;
@@ -316,6 +320,8 @@ static u64 read_size(const struct walk *walk, enum kind kind)
         return (u64)off->wr_object + 8;
     case K_DEQUE:
     case K_ARRAY:
+    case K_LRU_CACHE:
+    case K_LRU_LINK:
         return 48;
     default:
         return 16;

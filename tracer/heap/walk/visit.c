@@ -6,6 +6,7 @@ enum {
     FLAG_HEAP_TYPE = 1u << 9,
     MAX_STATE = 1 << 16,
     MAX_ITEMS_SCANNED = 1 << 20,
+    LRU_NEXT = 24,
     WORD = 8
 };
 
@@ -173,7 +174,7 @@ static u64 visit_code(struct visitor *visitor, const u8 *object, u64 basicsize)
         }
     }
     u64 units = items(walk, object);
-    return units ? (u64)off->co_code + units * 2 : basicsize;
+    return units ? ((u64)off->co_code + units * 2 + 7) & ~7ull : basicsize;
 }
 
 static u64 visit_frame(struct visitor *visitor, u64 address, const u8 *object)
@@ -197,6 +198,15 @@ static u64 visit_generator(struct visitor *visitor, u64 address, const u8 *objec
         edge(visitor, read(visitor, frame + (u64)off->f_executable) &
                           ~(u64)walk->constant.tag_mask, L_FIELD, F_CODE);
     return (u64)off->gi_iframe + (u64)off->f_localsplus + WORD * frame_slots(visitor, frame);
+}
+
+/* functools.lru_cache keeps its links in a ring through itself: each is kept by the one
+ * before, the cache at the end by none (lru_cache_append_link, Modules/_functoolsmodule.c). */
+static void visit_link(struct visitor *visitor, const struct type *type, const u8 *object)
+{
+    u64 next = load64(object + LRU_NEXT);
+    bool same = read(visitor, next + (u64)visitor->walk->off.ob_type) == type->address;
+    edge(visitor, next, same == (type->kind == K_LRU_LINK) ? L_FIELD : L_WEAK, F_NEXT);
 }
 
 static u64 plain_size(const struct walk *walk, const struct type *type, const u8 *object)
@@ -249,6 +259,10 @@ static u64 visit_kind(struct visitor *visitor, u64 address, const struct type *t
         return visit_deque(visitor, object, basic);
     case K_ARRAY:
         return visit_array(visitor, object, basic);
+    case K_LRU_CACHE:
+    case K_LRU_LINK:
+        visit_link(visitor, type, object);
+        break;
     case K_SCAN:
     case K_PLAIN:
     case K_FIELDS:
@@ -285,6 +299,8 @@ u64 visit_object(struct visitor *visitor, u64 address, const struct type *type)
         return type->basicsize;
     }
     visitor->work += 4;
+    if (!walk->constant.frozen_counts && load32(object) >= walk->constant.immortal_refcnt)
+        visitor->borrowed = L_BORROWED;
     if (!shorter || object[walk->off.has_tzinfo])
         visit_fields(visitor, address, type, object);
     if (type->managed)

@@ -33,6 +33,8 @@ enum kind {
     K_DATETIME,
     K_DEQUE,
     K_ARRAY,
+    K_LRU_CACHE,
+    K_LRU_LINK,
     KIND_COUNT
 };
 
@@ -85,6 +87,7 @@ enum own_field {
     F_EXC_CONTEXT,
     F_EXC_CAUSE,
     F_STATE,
+    F_NEXT,
     FIELD_FIRST = 64
 };
 
@@ -92,6 +95,7 @@ enum own_field {
 struct constants {
     u32 immortal_refcnt, frame_cleared, preheader_flags, tag_mask, first_foreign_owner,
         last_owner;
+    u32 frozen_counts; /* whether immortal objects count in what they refer to */
     u32 instance_dict; /* enum instance_dict */
 };
 

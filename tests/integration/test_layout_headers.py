@@ -13,7 +13,7 @@ from tracer.pymem.layout import load
 
 HEADERS = (
     "interp", "runtime", "frame", "interpframe", "dict", "gil", "code", "moduleobject",
-    "gc", "typeobject", "ast_state", "global_objects",
+    "gc", "typeobject", "ast_state",
 )  # fmt: skip
 # Structures without a typedef.
 TAGGED = frozenset(
@@ -22,7 +22,6 @@ TAGGED = frozenset(
         "_frame",
         "type_cache_entry",
         "ast_state",
-        "_Py_interp_cached_objects",
     }
 )
 

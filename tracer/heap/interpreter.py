@@ -93,20 +93,13 @@ class InterpreterState:
                 yield number, int(self._words[offset // _WORD])
 
     def unnamed_roots(self) -> Iterator[int]:
-        """What the compiler's types and other cached objects are kept by."""
+        """The types of syntax trees and what belongs to them (struct ast_state)."""
         if self._shift is None:
             return
-        for field, size in (
-            ("ast", "ast_state.SIZE"),
-            ("cached_objects", "_Py_interp_cached_objects.SIZE"),
-        ):
-            offset = self._offset(field)
-            if offset is None or (field != "ast" and self._shift):
-                continue
-            at = (offset + self._shift) // _WORD
-            for word in self._words[at : at + self._layout[size] // _WORD].tolist():
-                if word and word % _WORD == 0 and self._type_name(word) is not None:
-                    yield word
+        at = (self._layout["PyInterpreterState.ast"] + self._shift) // _WORD
+        for word in self._words[at : at + self._layout["ast_state.SIZE"] // _WORD].tolist():
+            if word and word % _WORD == 0 and self._type_name(word) is not None:
+                yield word
 
     def type_cache(self) -> Iterator[tuple[int, int]]:
         """(address, how often) of the names that the cache of attribute look-ups keeps."""

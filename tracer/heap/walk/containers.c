@@ -130,9 +130,13 @@ u64 visit_dict(struct visitor *visitor, const u8 *object, u64 basicsize)
     if (values) {
         size += values_bytes(visitor, keys);
         const u8 *head = bytes_at(visitor, values, 16);
-        /* Values that are part of an instance are visited with it. */
-        if (head && !(off->values_embedded >= 0 && head[off->values_embedded]))
+        u32 before = visitor->borrowed;
+        /* Values that are part of an instance are counted as that. */
+        if (head && off->values_embedded >= 0 && head[off->values_embedded])
+            visitor->borrowed = L_BORROWED;
+        if (head)
             visit_split(visitor, values, first, count, step);
+        visitor->borrowed = before;
     } else {
         visit_entries(visitor, first, count, step);
     }
@@ -184,8 +188,7 @@ u64 visit_tuple(struct visitor *visitor, u64 address, const struct type *type, u
 {
     const struct offsets *off = &visitor->walk->off;
     u64 size = type->basicsize + count * WORD, all = count;
-    /* Classes of Python add no members of their own to the items of a tuple. */
-    if (type->base_is_known && type->basicsize == (u64)off->tuple_item)
+    if (type->hidden_items)
         all = hidden_items(visitor, type, count);
     const u8 *words = words_at(visitor, address + (u64)off->tuple_item, &all);
     for (u64 at = 0; words && at < all; at++)

@@ -9,6 +9,7 @@ enum {
     FLAG_HEAP_TYPE = 1u << 9,
     FLAG_READY = 1u << 12,
     FLAG_HAVE_GC = 1u << 14,
+    FLAG_TUPLE = 1u << 26,
     FLAG_EXCEPTION = 1u << 30,
     FLAG_TYPE = 1u << 31,
     MEMBER_OBJECT = 6,     /* Py_T_OBJECT, Include/descrobject.h */
@@ -175,8 +176,9 @@ static void add_own_part(struct visitor *visitor, const struct type *type, u64 a
     if (to <= from)
         return;
     bool python = named_by_python(visitor, address, flags);
-    /* Behind items of one's own number there are no fixed places; a dict has its own way. */
-    if (python && type->itemsize)
+    /* Behind items of one's own number there are no fixed places; a dict has its own way.
+     * What C adds to tuples are more items (Objects/structseq.c). */
+    if (type->itemsize && (python || flags & FLAG_TUPLE))
         return;
     if (python) {
         u64 meta = read(visitor, address + (u64)off->ob_type);
@@ -233,7 +235,8 @@ static void add_layers(struct visitor *visitor, struct type *type)
             u32 from = ((const struct known *)walk->known.items)[known].scan_from;
             if (from)
                 add_own_part(visitor, type, address, flags, from, size);
-            type->base_is_known = depth > 0;
+            type->hidden_items =
+                depth > 0 && !named_by_python(visitor, type->address, type->flags);
             return;
         }
         u64 base = read(visitor, address + (u64)off->tp_base);
@@ -323,6 +326,8 @@ static u64 read_size(const struct walk *walk, enum kind kind)
     case K_LRU_CACHE:
     case K_LRU_LINK:
         return 48;
+    case K_BUFFERED:
+        return 128;
     default:
         return 16;
     }

@@ -7,6 +7,8 @@ enum {
     MAX_STATE = 1 << 16,
     MAX_ITEMS_SCANNED = 1 << 20,
     LRU_NEXT = 24,
+    BUFFER = 56,
+    BUFFER_SIZE = 120,
     WORD = 8
 };
 
@@ -263,6 +265,11 @@ static u64 visit_kind(struct visitor *visitor, u64 address, const struct type *t
     case K_LRU_LINK:
         visit_link(visitor, type, object);
         break;
+    case K_BUFFERED: {
+        /* struct buffered, Modules/_io/bufferedio.c */
+        u64 more = load64(object + BUFFER) ? load64(object + BUFFER_SIZE) : 0;
+        return basic + (more <= walk->image.size ? more : 0);
+    }
     case K_SCAN:
     case K_PLAIN:
     case K_FIELDS:
@@ -311,5 +318,7 @@ u64 visit_object(struct visitor *visitor, u64 address, const struct type *type)
         visitor->borrowed = L_BORROWED;
     u64 size = visit_kind(visitor, address, type, object);
     visitor->borrowed = 0;
-    return size + type->presize;
+    /* No allocation made a static type, so nothing precedes it. */
+    bool preceded = type->kind != K_TYPE || load64(object + walk->off.tp_flags) & FLAG_HEAP_TYPE;
+    return size + (preceded ? type->presize : 0);
 }

@@ -35,6 +35,7 @@ enum kind {
     K_ARRAY,
     K_LRU_CACHE,
     K_LRU_LINK,
+    K_BUFFERED,
     KIND_COUNT
 };
 
@@ -123,7 +124,7 @@ struct type {
     u32 first_name, name_count; /* names of split attributes, in the order of their values */
     u64 keys_size;              /* bytes of the keys that its instances share */
     u32 node;
-    u8 kind, heap, managed, inline_values, base_is_known, scan_items;
+    u8 kind, heap, managed, inline_values, hidden_items, scan_items;
     u16 presize;
     u32 need; /* bytes that every instance has, however short */
 };

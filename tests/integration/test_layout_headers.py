@@ -19,6 +19,7 @@ HEADERS = (
 TAGGED = frozenset(
     {
         "_gil_runtime_state",
+        "_gc_runtime_state",
         "_frame",
         "type_cache_entry",
         "ast_state",

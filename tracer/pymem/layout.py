@@ -75,6 +75,8 @@ _REQUIRED = (
     "PyInterpreterState.next",
     "PyInterpreterState.id",
     "PyInterpreterState.threads.head",
+    "PyInterpreterState.gc",
+    "_gc_runtime_state.collecting",
     "PyThreadState.prev",
     "PyThreadState.next",
     "PyThreadState.interp",

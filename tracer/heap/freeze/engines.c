@@ -31,7 +31,7 @@ static int read_maps(pid_t pid, struct maps *maps) {
 static int copy_held(struct maps *maps, struct plan *plan, struct pages *pages,
                      struct regions *found) {
     if (read_maps(options.pid, maps) || plan_follow(maps, plan) || store_grow(plan->size) ||
-        pages_of_plan(pages, plan, found))
+        pages_of_plan(pages, plan, 0, found))
         return -1;
     facts.dirty = copy_regions(options.pid, plan, found, true);
     return 0;
@@ -46,7 +46,7 @@ int engine_copy(struct plan *plan) {
         return -1;
     if ((options.skip_foreign && foreign_cut(options.pid, &pages, &maps, plan)) ||
         store_open(options.memfd, plan->size) || copy_files(options.pid, plan, true) ||
-        pages_of_plan(&pages, plan, &found))
+        pages_of_plan(&pages, plan, 0, &found))
         return -1;
     store_touch(plan, &found);
     step("ready");
@@ -59,7 +59,6 @@ int engine_copy(struct plan *plan) {
     facts.copied += facts.dirty;
     if (status)
         return -1;
-    store_trim(plan, &found);
     if (foreign_changed(options.pid, &pages, &maps, plan))
         note("memory that was left out as free of references has some by now");
     return 0;
@@ -115,7 +114,7 @@ static int copy_clone(pid_t child, struct maps *maps, struct plan *plan) {
         return -1;
     int status = (options.skip_foreign && foreign_cut(child, &pages, maps, plan)) ||
                          store_open(options.memfd, plan->size) ||
-                         pages_of_plan(&pages, plan, &found)
+                         pages_of_plan(&pages, plan, 0, &found)
                      ? -1
                      : 0;
     step("copying");

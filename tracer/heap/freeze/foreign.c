@@ -54,7 +54,7 @@ static size_t fetch(const struct look *look, u64 start, u64 end) {
 /* Does the block hold an address? Unreadable counts as yes: nothing is left out unseen. */
 static bool block_refers(struct look *look, u64 start, u64 end, bool *populated) {
     look->regions.count = 0;
-    if (pages_find(look->pages, start, end, false, &look->regions))
+    if (pages_find(look->pages, start, end, 0, &look->regions))
         return true;
     *populated = look->regions.count > 0;
     if (*populated) { /* most blocks tell by their first page */
@@ -87,7 +87,7 @@ static void cut_between_heads(struct look *look, struct plan *plan, u64 start, u
                               u64 mapping_end) {
     u64 from = start, next = start;
     look->regions.count = 0;
-    if (pages_find(look->pages, start, end, false, &look->regions))
+    if (pages_find(look->pages, start, end, 0, &look->regions))
         return;
     for (size_t i = 0; i < look->regions.count; i++) {
         u64 at = look->regions.items[i].start > next ? look->regions.items[i].start : next;

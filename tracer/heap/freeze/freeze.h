@@ -129,8 +129,11 @@ struct pages {
 };
 int pages_open(pid_t pid, struct pages *pages);
 void pages_close(struct pages *pages);
-int pages_find(struct pages *pages, u64 start, u64 end, bool protect, struct regions *found);
-int pages_of_plan(struct pages *pages, struct plan *plan, struct regions *found);
+int pages_find(struct pages *pages, u64 start, u64 end, unsigned wanted, struct regions *found);
+int pages_written(struct pages *pages, u64 start, u64 end, struct regions *found);
+int pages_changed(struct pages *pages, const struct segment *segment, struct regions *found);
+int pages_of_plan(struct pages *pages, struct plan *plan, unsigned wanted,
+                  struct regions *found);
 u64 regions_bytes(const struct regions *regions);
 void regions_reserve(struct regions *regions, size_t count);
 
@@ -142,7 +145,7 @@ struct store {
 int store_open(int fd, u64 size);
 int store_grow(u64 size);
 void store_touch(const struct plan *plan, const struct regions *regions);
-void store_trim(const struct plan *plan, const struct regions *populated);
+void store_trim(struct plan *plan, const struct regions *holes);
 u64 copy_regions(pid_t source, struct plan *plan, const struct regions *regions, bool frozen);
 int copy_files(pid_t source, struct plan *plan, bool writable_too);
 

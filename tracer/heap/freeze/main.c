@@ -206,7 +206,7 @@ int engine_survey(struct plan *plan) {
     if (status)
         return oops(status == -EACCES ? "permission" : "gone", "%s", strerror(-status));
     if (plan_make(options.pid, &maps, plan) || pages_open(options.pid, &pages) ||
-        pages_of_plan(&pages, plan, &found))
+        pages_of_plan(&pages, plan, IS_HUGE, &found))
         return -1;
     u64 all = regions_bytes(&found), huge = 0, elf = 0;
     for (size_t i = 0; i < found.count; i++)
@@ -215,7 +215,7 @@ int engine_survey(struct plan *plan) {
     for (size_t i = 0; i < plan->count; i++)
         elf += plan->items[i].elf ? plan->items[i].end - plan->items[i].start : 0;
     if (options.skip_foreign &&
-        (foreign_cut(options.pid, &pages, &maps, plan) || pages_of_plan(&pages, plan, &found)))
+        (foreign_cut(options.pid, &pages, &maps, plan) || pages_of_plan(&pages, plan, 0, &found)))
         return oops("abandoned", "the dump was given up");
     struct text text = {0};
     put(&text, "{\"ok\":{\"present\":%llu,\"huge\":%llu,\"copied\":%llu,\"elf\":%llu,",

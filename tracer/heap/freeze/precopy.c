@@ -76,8 +76,9 @@ static int watch(const struct plan *plan) {
         const struct segment *one = &plan->items[i];
         struct uffdio_register range = {.range = {one->start, one->end - one->start},
                                         .mode = UFFDIO_REGISTER_MODE_WP};
-        /* What cannot be watched (the target's own userfaultfd, gone) is copied at the stop. */
-        if (!one->writable || ioctl(uffd, UFFDIO_REGISTER, &range))
+        /* What is not watched is copied at the stop: of files the few pages of its own, and
+         * what the target watches itself. */
+        if (!one->writable || one->file || ioctl(uffd, UFFDIO_REGISTER, &range))
             continue;
         regions_reserve(&registered, registered.count + 1);
         registered.items[registered.count++] = (struct region){one->start, one->end, 0};
@@ -108,7 +109,7 @@ static void unwatch(void) {
 static u64 sweep(struct pages *pages, struct plan *plan, struct regions *found) {
     found->count = 0;
     for (size_t i = 0; i < registered.count; i++)
-        pages_find(pages, registered.items[i].start, registered.items[i].end, true, found);
+        pages_written(pages, registered.items[i].start, registered.items[i].end, found);
     u64 bytes = copy_regions(options.pid, plan, found, false);
     facts.copied += bytes;
     facts.rounds++;
@@ -128,21 +129,30 @@ static u64 converge(struct pages *pages, struct plan *plan, struct regions *foun
     return dirty;
 }
 
-/* The target stands still: list its pages, copy those that differ from what we have. */
+/* The target stands still: copy what differs from what we have. 1: that is too much. */
 static int copy_rest(struct maps *maps, struct plan *plan, struct pages *pages,
-                     struct regions *found, struct regions *dirty) {
+                     struct regions *holes, struct regions *dirty) {
     int status = maps_read(options.pid, maps);
     if (status)
         return oops("gone", "the target's mappings cannot be read: %s", strerror(-status));
-    if (plan_follow(maps, plan) || store_grow(plan->size) || pages_of_plan(pages, plan, found))
+    if (plan_follow(maps, plan) || store_grow(plan->size))
         return -1;
-    dirty->count = 0;
-    for (size_t i = 0; i < found->count; i++) {
-        u64 known = found->items[i].categories & (IS_WRITTEN | IS_WPALLOWED);
-        if (known == IS_WPALLOWED)
+    dirty->count = holes->count = 0;
+    for (size_t i = 0, kept = 0; i < plan->count; i++, kept = dirty->count) {
+        if (!plan->items[i].writable)
             continue;
-        regions_reserve(dirty, dirty->count + 1);
-        dirty->items[dirty->count++] = found->items[i];
+        if ((status = pages_changed(pages, &plan->items[i], dirty)))
+            return oops("gone", "the target's pages cannot be listed: %s", strerror(-status));
+        for (size_t k = kept; k < dirty->count; k++) {
+            struct region one = dirty->items[k];
+            if (!(one.categories & (IS_PRESENT | IS_SWAPPED))) {
+                regions_reserve(holes, holes->count + 1);
+                holes->items[holes->count++] = one;
+            } else if (one.categories & IS_WRITTEN && !(one.categories & IS_FILE)) {
+                dirty->items[kept++] = one;
+            }
+        }
+        dirty->count = kept;
     }
     if (regions_bytes(dirty) > 2 * options.dirty_limit)
         return 1;
@@ -154,7 +164,8 @@ static int stop_at_last(struct maps *maps, struct plan *plan, struct pages *page
                         struct regions *found) {
     struct regions dirty = {0};
     regions_reserve(&dirty, 16384);
-    memset(dirty.items, 0, 16384 * sizeof *dirty.items); /* no page fault during the stop */
+    regions_reserve(found, 16384); /* no page fault during the stop */
+    memset(dirty.items, 0, 16384 * sizeof *dirty.items);
     for (int attempt = 0; attempt < 4; attempt++) {
         u64 left = converge(pages, plan, found);
         if (abandoned())

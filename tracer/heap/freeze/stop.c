@@ -340,9 +340,23 @@ static int step_over(pid_t tid, u64 gadget, struct user_regs_struct *after, bool
     return -1;
 }
 
+/* From the stop behind the step into one like that before it. Behind the step a SIGTRAP is
+ * about to be delivered, and were the tracer to die now, it would be, and end the target. */
+static int settle(pid_t tid) {
+    int status;
+    pid_t got;
+    if (ptrace(PTRACE_INTERRUPT, tid, 0, 0) || ptrace(PTRACE_CONT, tid, 0, 0))
+        return -1;
+    do
+        got = waitpid(tid, &status, __WALL);
+    while (got < 0 && errno == EINTR);
+    return got == tid && WIFSTOPPED(status) && status >> 16 == PTRACE_EVENT_STOP ? 0 : -1;
+}
+
 /* The thread, held in our own trap, makes one system call; then its registers and its signal
- * mask are its own again. The time in between is the dangerous window: a thread that is let
- * go in it, for the worker has died, runs on with what is ours. `result` is that of the call. */
+ * mask are its own again, and it is held as before. The time in between is the dangerous
+ * window: a thread that is let go in it, for the worker has died, runs on with what is ours,
+ * or gets our SIGTRAP. `result` is that of the call. */
 int inject(struct thread *thread, u64 gadget, long number, const long arguments[6], long *result) {
     struct user_regs_struct own, ours, after = {0};
     u64 own_mask, our_mask = ~(1ULL << (SIGTRAP - 1));
@@ -373,6 +387,7 @@ int inject(struct thread *thread, u64 gadget, long number, const long arguments[
     }
     int unrestored = ptrace(PTRACE_SETREGS, tid, 0, &own) != 0;
     unrestored |= ptrace(PTRACE_SETSIGMASK, tid, 8, &own_mask) != 0;
+    unrestored |= settle(tid) != 0;
     atomic_store(&shared->window, 0);
     u64 length = now_ns() - began;
     if (length > facts.window)

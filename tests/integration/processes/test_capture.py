@@ -1,0 +1,203 @@
+"""Memory images of live interpreters: consistent, and the target is as it was."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from probes.errors import CaptureRefused, CaptureTimeout, EngineUnavailable
+from tests import capturing
+from tests.conftest import Start
+from tests.interpreters import Interpreter, get, matrix
+from tests.processes import read_line, wait_until
+from tracer.heap.image import load
+
+TARGETS = Path(__file__).parents[2] / "targets"
+
+pytestmark = pytest.mark.ptrace
+
+
+def writers(start: Start, interpreter: Interpreter, megabytes: int = 0) -> tuple[int, Any]:
+    """A target with four writers: its PID and what it says of itself."""
+    process = start(
+        interpreter, TARGETS / "writers.py", [str(megabytes)], stdin=subprocess.PIPE, ready=True
+    )
+    return process.pid, json.loads(read_line(process))
+
+
+@matrix()
+@pytest.mark.parametrize("engine", capturing.ENGINES)
+def test_the_image_is_of_one_moment(start: Start, interpreter: Interpreter, engine: str) -> None:
+    pid, said = writers(start, interpreter)
+    for _ in range(3):
+        with capturing.take(pid, engine) as image:
+            assert capturing.contradictions(image, said) == []
+            assert image.facts.engine == engine
+            assert image.facts.threads == 5
+            assert image.facts.pause_ns > 0
+    assert capturing.is_running(pid)
+
+
+def test_an_image_is_saved_and_loaded(start: Start, tmp_path: Path) -> None:
+    pid, said = writers(start, get("system-3.11"))
+    with capturing.take(pid) as image:
+        image.save(tmp_path / "one")
+        facts, segments = image.facts, image.segments
+        size = len(image.read(segments[0].start, 4096))
+    assert size == 4096
+    assert (tmp_path / "one").stat().st_mode & 0o777 == 0o600
+    with load(tmp_path / "one") as again:
+        assert again.facts == facts
+        assert [s.start for s in again.segments] == [s.start for s in segments]
+        assert capturing.contradictions(again, said) == []
+
+
+class Waits:
+    """tests/targets/every_wait.py, and what of it may not change."""
+
+    def __init__(self, start: Start, interpreter: Interpreter, *arguments: str) -> None:
+        self.process = start(
+            interpreter, TARGETS / "every_wait.py", arguments, stdin=subprocess.PIPE, ready=True
+        )
+        self.pid = self.process.pid
+        self.first = self.answer()
+        wait_until(lambda: all(self.answer()["rounds"].values()), "every wait came round")
+        self.before = capturing.counts(self.pid)
+
+    def answer(self) -> Any:
+        capturing.ask(self.process)
+        return json.loads(read_line(self.process))
+
+    def check_unharmed(self) -> None:
+        """Every wait comes round again, right; all counts are what they were."""
+        now = self.answer()
+        wait_until(
+            lambda: all(
+                count > now["rounds"][name] for name, count in self.answer()["rounds"].items()
+            ),
+            "every wait came round again",
+        )
+        now = self.answer()
+        assert now["wrong"] == []
+        assert (now["sigchld"], now["child"], now["waited"]) == (0, None, [0, 0])
+        assert now["blocked"] == self.first["blocked"]
+        assert now["fds"] == self.first["fds"]
+        assert now["alarms"] > self.first["alarms"]
+        wait_until(lambda: capturing.is_running(self.pid), "no thread is stopped")
+        assert capturing.counts(self.pid) == self.before
+
+    def end(self) -> None:
+        assert self.process.stdin is not None
+        self.process.stdin.close()
+        assert json.loads(read_line(self.process)) == {"status": 0}
+        assert self.process.wait(10) == 0
+
+
+@matrix()
+def test_the_target_is_unharmed(start: Start, interpreter: Interpreter) -> None:
+    target = Waits(start, interpreter)
+    for engine in capturing.ENGINES * 2:
+        capturing.take(target.pid, engine).close()
+    target.check_unharmed()
+    target.end()
+
+
+@pytest.mark.slow
+def test_the_target_is_unharmed_by_fifty_images(start: Start) -> None:
+    target = Waits(start, get("system-3.11"))
+    for at in range(50):
+        capturing.take(target.pid, capturing.ENGINES[at % 3]).close()
+    target.check_unharmed()
+    target.end()
+
+
+STEPS = {
+    "stop-and-copy": "ready seized stopping stopped copied released",
+    "clone": "ready seized stopping stopped injecting injected released held copying killed reaped",
+    "precopy": "seized stopping stopped injecting injected lent released watched precopied"
+    " ready copied unwatched",
+}
+WHO = {"tracer": "t", "injector": "i", "supervisor": "s"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", capturing.ENGINES)
+@pytest.mark.parametrize("who", WHO)
+def test_killed_at_every_step(start: Start, engine: str, who: str) -> None:
+    target = Waits(start, get("system-3.11"))
+    for step in STEPS[engine].split():
+        before = capturing.injectors()
+        status = capturing.sacrificed(target.pid, engine, f"{WHO[who]}@{step}")
+        expected = {"tracer": {signal.SIGKILL}, "injector": {1 << 8}, "supervisor": {0, 1 << 8}}
+        assert status in expected[who], step
+        capturing.wait_no_injector(before)
+        assert target.process.poll() is None, step
+        wait_until(lambda: capturing.is_running(target.pid), f"killed at {step}, runs on")
+        wait_until(
+            lambda: capturing.counts(target.pid) == target.before, f"{step}: all as before", 20
+        )
+    target.check_unharmed()
+    target.end()
+
+
+def test_a_tracer_killed_in_the_window_does_no_harm(start: Start) -> None:
+    target = Waits(start, get("system-3.11"))
+    for fault in ("t@stepping", "s@stepping"):
+        before = capturing.injectors()
+        capturing.sacrificed(target.pid, "clone", fault)
+        capturing.wait_no_injector(before)
+    target.check_unharmed()
+    target.end()
+
+
+def test_the_watchdog_lets_the_target_go(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    target = Waits(start, get("system-3.11"), "spin")
+    monkeypatch.setenv("PARKSCOPE_FREEZE_FAULT", "h@stopped")
+    target.answer()
+    with pytest.raises(CaptureTimeout):
+        capturing.take(target.pid, "precopy")
+    gap_ns = wait_until(lambda: (gap := target.answer()["gap_ns"]) > 90_000_000 and gap, "the gap")
+    assert gap_ns < 1_000_000_000
+    target.check_unharmed()
+
+
+def test_a_traced_target_is_refused(start: Start) -> None:
+    if not Path("/usr/bin/gdb").exists():
+        pytest.skip("gdb is not installed")
+    target = Waits(start, get("system-3.11"))
+    debugger = start(["gdb", "-p", str(target.pid), "-batch", "-ex", "echo on\\n", "-ex",
+                      "shell cat"], stdin=subprocess.PIPE, stderr=subprocess.DEVNULL)  # fmt: skip
+    wait_until(lambda: capturing.counts(target.pid)["tracers"] != ["0"], "gdb has attached")
+    with pytest.raises(CaptureRefused, match="traced already"):
+        capturing.take(target.pid)
+    debugger.kill()
+    debugger.wait()
+    wait_until(lambda: capturing.is_running(target.pid), "gdb has gone")
+    target.check_unharmed()
+
+
+def test_a_stopped_target_is_refused(start: Start) -> None:
+    pid, _ = writers(start, get("system-3.11"))
+    os.kill(pid, signal.SIGSTOP)
+    wait_until(lambda: not capturing.is_running(pid), "stopped")
+    with pytest.raises(CaptureRefused, match="is stopped"):
+        capturing.take(pid)
+    os.kill(pid, signal.SIGCONT)
+
+
+def test_nothing_is_injected_where_it_is_forbidden(start: Start) -> None:
+    pid, said = writers(start, get("system-3.11"))
+    with capturing.take(pid, inject=False, max_pause_ns=1_000_000_000) as image:
+        assert image.facts.engine == "stop-and-copy"
+        assert image.facts.window_ns == 0
+        assert capturing.contradictions(image, said) == []
+    with pytest.raises(EngineUnavailable, match="forbidden"):
+        capturing.take(pid, "clone", inject=False)
+    with pytest.raises(CaptureRefused, match="a pause of about"):
+        capturing.take(pid, inject=False, max_pause_ns=1000)

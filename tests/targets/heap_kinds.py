@@ -7,6 +7,8 @@ that gc.get_objects() or gc.get_referents() lead to: its id, whether the collect
 it, sys.getsizeof(), and the ids of its referents; all as 64-bit words, in that order,
 the referents after their number. Then "ready" is said, and the parent stands still.
 """
+# mypy: ignore-errors
+# ruff: noqa: ARG005, DTZ001, PYI024, RUF012, UP031  one of each kind, the way old Pythons write it
 
 import array
 import asyncio

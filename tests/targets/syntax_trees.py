@@ -23,7 +23,7 @@ def trees(wanted):
                 continue
             for node in ast.walk(tree):
                 for child in ast.iter_child_nodes(node):
-                    child.parent = node
+                    vars(child)["parent"] = node
                     wanted -= 1
             kept.append(tree)
             if wanted <= 0:

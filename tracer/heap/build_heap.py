@@ -14,6 +14,7 @@ from tracer.heap.naming import Names, Strings
 from tracer.heap.scan import ROOT_KINDS, ROOT_NAMES, Scan
 from tracer.heap.walker import NO_NODE
 from tracer.pymem.names import NameReader
+from tracer.pymem.reader import MAIN_THREAD
 
 STATIC = len(ROOT_KINDS)
 """Kind of the roots that are C's static variables; the others are ``scan.ROOT_KINDS``."""
@@ -73,7 +74,8 @@ def _varying_sizes(
     columns: dict[str, npt.NDArray[Any]], fixed: list[int | None]
 ) -> npt.NDArray[Any]:
     varies = np.array([size is None for size in fixed], bool)
-    return columns["size"][varies[columns["type"]]]
+    sizes: npt.NDArray[Any] = columns["size"][varies[columns["type"]]]
+    return sizes
 
 
 def _items(columns: dict[str, npt.NDArray[Any]]) -> npt.NDArray[np.uint32]:
@@ -83,7 +85,8 @@ def _items(columns: dict[str, npt.NDArray[Any]]) -> npt.NDArray[np.uint32]:
     step = steps[columns["shape"]]
     nodes = np.flatnonzero(step)
     head = shapes["count"][columns["shape"][nodes]]
-    return ((columns["degree"][nodes] - head) // step[nodes]).astype(np.uint32)
+    items: npt.NDArray[np.uint32] = (columns["degree"][nodes] - head) // step[nodes]
+    return items.astype(np.uint32)
 
 
 def _lengths(scan: Scan, columns: dict[str, npt.NDArray[Any]]) -> npt.NDArray[np.uint32]:
@@ -132,7 +135,9 @@ def _consistency(
     found["root_kind"] = np.array([kind for _, kind, _ in roots], np.uint8)
     found["root_name"] = np.array([name for _, _, name in roots], np.uint32)
     found["excess_node"] = np.flatnonzero(excess).astype(np.uint32)
-    found["excess"] = np.clip(excess[found["excess_node"]], -(1 << 31), (1 << 31) - 1).astype(np.int32)
+    found["excess"] = np.clip(excess[found["excess_node"]], -(1 << 31), (1 << 31) - 1).astype(
+        np.int32
+    )
     found["immortal_node"] = np.flatnonzero(immortal).astype(np.uint32)
     counted = len(counts) - len(found["immortal_node"])
     held = int(np.count_nonzero(excess > 0))
@@ -173,7 +178,7 @@ def _static_roots(
         words = np.frombuffer(memory, np.uint64, count=image.size // 8)
         for segment in image.segments:
             # What follows a file's data without a file is its .bss.
-            file = segment.path if segment.path else file if segment.start == end else ""
+            file = segment.path or (file if segment.start == end else "")
             end = segment.end
             if not segment.writable or not file.startswith("/") or not len(wanted):
                 continue
@@ -184,8 +189,8 @@ def _static_roots(
                 if excess[node] > 0:
                     excess[node] -= 1
                     found.append((node, STATIC, name))
+            del part
         del words
-        part = None
     return found
 
 
@@ -206,6 +211,10 @@ def _threads(scan: Scan) -> list[dict[str, Any]]:
     reader = NameReader(scan.image, scan.layout, scan.objects, scan.runtime)
     named = reader.all_names(scan.threads)
     number = {one.address: one.number for one in scan.interpreters}
+    # Before threading is imported no thread has a name, but the first is the main one.
+    if not named and scan.threads:
+        first = scan.threads[-1]
+        named[first.interpreter, first.ident] = MAIN_THREAD
     return [
         {
             "native_id": state.native_id,

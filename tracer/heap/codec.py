@@ -28,7 +28,7 @@ def _codec() -> Any:
 
 
 def compress(raw: bytes | npt.NDArray[Any]) -> bytes:
-    """zstd of some bytes."""
+    """Zstd of some bytes."""
     packed: bytes = _codec().compress(raw, asbytes=True)
     return packed
 

@@ -49,7 +49,9 @@ class InterpreterState:
         self._layout = layout
         self._objects = objects
         size = layout["PyInterpreterState.SIZE"]
-        parts = [image.read(address + at, min(MAX_READ, size - at)) for at in range(0, size, MAX_READ)]
+        parts = [
+            image.read(address + at, min(MAX_READ, size - at)) for at in range(0, size, MAX_READ)
+        ]
         raw = b"".join(parts)
         self._words: npt.NDArray[np.uint64] = np.frombuffer(raw[: size & ~7], dtype=np.uint64)
         names = ("PyInterpreterState.sysdict", "PyInterpreterState.builtins")
@@ -148,7 +150,7 @@ class InterpreterState:
         for place in np.flatnonzero(words == first):
             start = int(place) - self._static_number(first) * step
             other = start + self._static_number(second) * step
-            if not (0 <= start and 0 <= other < len(words) and words[other] == second):
+            if not (start >= 0 and 0 <= other < len(words) and words[other] == second):
                 continue
             for number in range(_MAX_STATIC_TYPES):
                 at = start + number * step

@@ -44,7 +44,9 @@ class HeapType:
     @property
     def name(self) -> str:
         """As a person writes it: builtins have no module."""
-        return self.qualname if self.module in {"", "builtins"} else f"{self.module}.{self.qualname}"
+        return (
+            self.qualname if self.module in {"", "builtins"} else f"{self.module}.{self.qualname}"
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +111,7 @@ def degrees(
     ``shapes``: labels of each shape's head; ``tails``: its tail's number; ``items``: for
     those nodes whose shape has a tail, in order, how many items it has.
     """
-    found = shapes.astype(np.int64)[shape]
+    found: npt.NDArray[np.int64] = shapes.astype(np.int64)[shape]
     steps = np.array(TAIL_STEP, np.int64)[tails & ~np.uint8(BORROWED)][shape]
     with_tail = np.flatnonzero(steps)
     found[with_tail] += steps[with_tail] * items

@@ -70,7 +70,9 @@ class Names:
         """Every type, by number. ``fixed``: the size of each type's instances."""
         kinds = library().kinds
         return [
-            self._type(int(row["address"]), int(row["flags"]), int(row["node"]), kinds[row["kind"]], size)
+            self._type(
+                int(row["address"]), int(row["flags"]), int(row["node"]), kinds[row["kind"]], size
+            )
             for row, size in zip(self._columns["types"], fixed, strict=True)
         ]
 
@@ -81,14 +83,18 @@ class Names:
             self._pointer(address + layout["PyTypeObject.tp_name"])
         ).rpartition(".")
         if heap:
-            name = self._text(self._pointer(address + layout["PyHeapTypeObject.ht_qualname"])) or name
+            name = (
+                self._text(self._pointer(address + layout["PyHeapTypeObject.ht_qualname"])) or name
+            )
             try:
                 namespace = objects.pointer(address + layout["PyTypeObject.tp_dict"])
                 (found,) = objects.lookup(namespace, ("__module__",), _MODULE_SLOTS)
                 module = objects.text(found) if found else module
             except MemoryReadError:
                 pass
-        return HeapType(module or "builtins", name, 0 if node == NO_NODE else node, heap, kind, size)
+        return HeapType(
+            module or "builtins", name, 0 if node == NO_NODE else node, heap, kind, size
+        )
 
     def _pointer(self, address: int) -> int:
         try:
@@ -233,7 +239,9 @@ class Names:
         columns = self._columns
         shapes, labels = columns["shapes"], columns["labels"]
         owner = np.repeat(np.arange(len(shapes)), shapes["count"])
-        place = np.arange(len(labels)) - np.repeat(shapes["first"].astype(np.int64), shapes["count"])
+        place = np.arange(len(labels)) - np.repeat(
+            shapes["first"].astype(np.int64), shapes["count"]
+        )
         numbers = {
             number: field_name(library(), number)
             for number in np.unique(labels["name"][labels["kind"] == _FIELD]).tolist()

@@ -26,8 +26,14 @@ MAX_HEADS = 64
 """GC lists of one interpreter: three generations and some more."""
 
 FRAME = np.dtype(
-    [("address", "<u8"), ("code", "<u8"), ("instruction", "<u8"), ("thread", "<u4"), ("owner", "<u4")]
-)  # fmt: skip
+    [
+        ("address", "<u8"),
+        ("code", "<u8"),
+        ("instruction", "<u8"),
+        ("thread", "<u4"),
+        ("owner", "<u4"),
+    ]
+)
 REFERENCE = np.dtype([("target", "<u8"), ("name", "<u8"), ("frame", "<u4"), ("kind", "<u4")])
 ROOT = np.dtype(
     [("target", "<u8"), ("kind", "<u4"), ("name", "<u4"), ("counted", "<u4"), ("node", "<u4")]
@@ -242,7 +248,7 @@ class Walk:
                 found[name] = np.zeros(0, dtype)
                 continue
             memory = (ctypes.c_char * (count * dtype.itemsize)).from_address(address)
-            found[name] = np.frombuffer(memory, dtype=dtype)
+            found[name] = np.frombuffer(memoryview(memory), dtype=dtype)
         types = np.zeros(totals["types"], TYPE)
         self._code.calls.walk_type_rows(self._handle, types.ctypes.data)
         found["types"] = types
@@ -251,7 +257,8 @@ class Walk:
     def _check(self, status: int) -> None:
         if status == _NO_MEMORY:
             raise ParkscopeError(
-                "the memory for the walk could not be had", hint="Close other programs, or try later."
+                "the memory for the walk could not be had",
+                hint="Close other programs, or try later.",
             )
         if status:
             raise ImplausibleMemory("the image is damaged: its objects are more than fit into it")

@@ -40,10 +40,9 @@ def refuse_existing(path: Path, *, force: bool) -> None:
         raise UsageError(f"{path.parent} is no directory", hint="Choose another '-o'.")
 
 
-def write(
-    heap: Heap, path: Path, progress: Callable[[int], None] = lambda _: None
-) -> int:
-    """Write ``heap``; its size in bytes. ``progress`` is told of each block's rows.
+@contextlib.contextmanager
+def appearing(path: Path) -> Iterator[int]:
+    """A descriptor to write to; when all went well, what was written stands at ``path``.
 
     Raises RecordingError when it cannot be written (disk full, limits); nothing is left then.
     """
@@ -52,15 +51,13 @@ def write(
     except OSError as error:
         raise _failed(path, error) from None
     try:
-        with open(handle, "wb") as stream:
-            size = _write(heap, stream, progress)
-            stream.flush()
-            os.fsync(stream.fileno())
-        Path(partial).replace(path)
-        return size
+        yield handle
+        os.fsync(handle)
+        os.replace(partial, path)
     except OSError as error:
         raise _failed(path, error) from None
     finally:
+        os.close(handle)
         with contextlib.suppress(FileNotFoundError):
             os.unlink(partial)
 
@@ -72,7 +69,11 @@ def _failed(path: Path, error: OSError) -> RecordingError:
     )
 
 
-def _write(heap: Heap, stream: IO[bytes], progress: Callable[[int], None]) -> int:
+def write(heap: Heap, stream: IO[bytes], progress: Callable[[int], None] = lambda _: None) -> int:
+    """Write ``heap``; the bytes written. ``progress`` is told of each block's rows.
+
+    Raises OSError.
+    """
     stream.write(MAGIC)
     blocks: list[dict[str, Any]] = []
     with ThreadPoolExecutor(max_workers=2) as pool:
@@ -80,12 +81,12 @@ def _write(heap: Heap, stream: IO[bytes], progress: Callable[[int], None]) -> in
         for block in _blocks(heap):
             waiting.append(pool.submit(_encode, block))
             if len(waiting) > 4:
-                _put(stream, blocks, *waiting.pop(0).result(), progress)
+                _put(stream, blocks, waiting.pop(0).result(), progress)
         for one in waiting:
-            _put(stream, blocks, *one.result(), progress)
+            _put(stream, blocks, one.result(), progress)
     for name, value in _documents(heap):
         raw = orjson.dumps(value)
-        _put(stream, blocks, (name, "json", "", len(raw)), codec.compress(raw), progress)
+        _put(stream, blocks, ((name, "json", "", len(raw)), codec.compress(raw)), progress)
     directory = {"version": VERSION, "meta": heap.meta, "closure": heap.closure.to_dict(),
                  "blocks": blocks}  # fmt: skip
     text = codec.compress(raw := orjson.dumps(directory))
@@ -98,11 +99,10 @@ def _write(heap: Heap, stream: IO[bytes], progress: Callable[[int], None]) -> in
 def _put(
     stream: IO[bytes],
     blocks: list[dict[str, Any]],
-    about: tuple[str, str, str, int],
-    packed: bytes,
+    encoded: tuple[tuple[str, str, str, int], bytes],
     progress: Callable[[int], None],
 ) -> None:
-    column, encoding, dtype, rows = about
+    (column, encoding, dtype, rows), packed = encoded
     blocks.append(
         {"column": column, "encoding": encoding, "dtype": dtype, "rows": rows,
          "offset": stream.tell(), "bytes": len(packed), "crc": zlib.crc32(packed)}
@@ -112,9 +112,10 @@ def _put(
 
 
 def _documents(heap: Heap) -> Iterator[tuple[str, Any]]:
-    yield "types", [
-        [one.module, one.qualname, one.node, one.heap, one.kind, one.size] for one in heap.types
-    ]
+    yield (
+        "types",
+        [[one.module, one.qualname, one.node, one.heap, one.kind, one.size] for one in heap.types],
+    )
     yield "strings", heap.strings
     yield "threads", heap.threads
     yield "frames", heap.frames

@@ -3,8 +3,6 @@
 
 #include <stdlib.h>
 
-enum { NEVER_REFERENCED_MORE_THAN = 0x7fffffff };
-
 static void push(struct walk *walk, u64 address)
 {
     if (walk->stack_count == walk->stack_room) {
@@ -36,8 +34,9 @@ bool plausible_object(struct visitor *visitor, u64 address)
     u32 count = load32(object);
     if (count >= walk->constant.immortal_refcnt)
         return true;
-    /* Overflow bits and, in older versions, the count's upper half. */
-    return count && (load32(object + 4) & 0xffff) == 0 && count < NEVER_REFERENCED_MORE_THAN;
+    /* Overflow bits and, in older versions, the count's upper half; and no more references
+     * than there are words. */
+    return count && (load32(object + 4) & 0xffff) == 0 && count <= walk->image.size / 8;
 }
 
 /* Marks the object at `address` unless it has been; false where none is. */

@@ -34,7 +34,15 @@ from tracer.heap.walker import Library, Walk
 from tracer.pymem.layout import Layout
 from tracer.pymem.layout import load as load_layout
 
-SANITIZERS = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer")
+STANDS_STILL = "import time\nprint('ready', flush=True)\ntime.sleep(3600)"
+"""A program that imports nothing and does nothing."""
+
+SANITIZERS = (
+    "-fsanitize=address,undefined",
+    "-fno-sanitize-recover=all",
+    "-fno-omit-frame-pointer",
+)
+_SHARES = (0.05, 0.3, 0.6, 0.9, 1.0)
 _ROOT = Path(__file__).resolve().parents[1]
 _WORDS = (0, 1, 7, 8, 0xFF, 1 << 31, (1 << 32) - 1, 1 << 47, (1 << 63) - 1, (1 << 64) - 1)
 
@@ -44,7 +52,9 @@ def run(what: str, path: Path, count: int, seed: int) -> dict[str, Any]:
     built("walk", SANITIZERS)
     names = ("libasan.so", "libubsan.so")
     ask = [
-        subprocess.run(["cc", f"-print-file-name={name}"], capture_output=True, text=True, check=True)
+        subprocess.run(
+            ["cc", f"-print-file-name={name}"], capture_output=True, text=True, check=True
+        )
         for name in names
     ]
     environment = {
@@ -135,7 +145,9 @@ class Damaged:
         if how == 2:
             return (old + chance.randrange(-64, 64)) % (1 << 64)
         if how == 3:
-            return int(self.columns["address"][chance.randrange(len(self.places))]) + chance.choice((0, 0, 8, 4))
+            return int(self.columns["address"][chance.randrange(len(self.places))]) + chance.choice(
+                (0, 0, 8, 4)
+            )
         return int(self.words[chance.randrange(len(self.words))])
 
     def mend(self, before: list[tuple[int, int]]) -> None:
@@ -153,7 +165,9 @@ class Damaged:
             for start in range(one.start, one.end, 1 << 16):
                 end = min(start + (1 << 16), one.end)
                 if chance.random() < share:
-                    kept.append(Segment(start, end, one.offset + start - one.start, one.writable, ""))
+                    kept.append(
+                        Segment(start, end, one.offset + start - one.start, one.writable, "")
+                    )
         return tuple(kept)
 
     def walk(self, segments: tuple[Segment, ...], threads: int) -> bool:
@@ -164,7 +178,7 @@ class Damaged:
                     walk.know(known)
                 for row in self.static_types:
                     walk.static_type(*row)
-                walk.list_heads(self.interpreter + self.heads[0] - self.interpreter, 64)
+                walk.list_heads(self.heads[0], 64)
                 for head in self.heads:
                     walk.follow_list(head)
                 for number, frame in enumerate(self.frames):
@@ -200,7 +214,7 @@ def images(path: Path, count: int, seed: int) -> dict[str, Any]:
         chance = random.Random(seed * 1_000_003 + number)
         before = damaged.damage(chance)
         whole = number % 50 == 0
-        segments = damaged.segments(chance, 1.0 if whole else chance.choice((0.02, 0.1)))
+        segments = damaged.segments(chance, 1.0 if whole else chance.choice(_SHARES))
         begun = time.monotonic()
         ended += damaged.scan(segments) if whole else damaged.walk(segments, 1 + number % 2)
         longest = max(longest, time.monotonic() - begun)

@@ -101,7 +101,7 @@ def edges_of(heap: Heap) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
 def _through_links(
     heap: Heap, source: npt.NDArray[np.int64], target: npt.NDArray[np.int64]
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """References of an lru_cache's links as those of the cache: the collector does not know links."""
+    """References of an lru_cache's links as the cache's: the collector knows no links."""
     names = [one.name for one in heap.types]
     is_link = np.array([name == _LINK for name in names])[heap.columns["type"]]
     is_cache = np.array([name == "functools._lru_cache_wrapper" for name in names])

@@ -51,13 +51,12 @@ def progress_bars(*, shown: bool) -> Iterator[Told]:
 
 def dump_lines(result: Mapping[str, Any]) -> list[str]:
     """What ``heap dump`` says at the end."""
-    objects, references = result["objects"], result["references"]
+    objects = units.plural(result["objects"], "object")
+    references = units.plural(result["references"], "reference")
+    pause, whole = units.duration(result["pause_ns"]), units.duration(result["duration_ns"])
     lines = [
-        f"{terminal(result['path'])}: "
-        f"{units.plural(objects, 'object')}, {units.plural(references, 'reference')}, "
-        + units.size(result["bytes"]),
-        f"paused {units.duration(result['pause_ns'])} ({result['engine']}), "
-        f"{units.duration(result['duration_ns'])} in all",
+        f"{terminal(result['path'])}: {objects}, {references}, {units.size(result['bytes'])}",
+        f"paused {pause} ({result['engine']}), {whole} in all",
         "consistent: " + closure_text(result),
     ]
     return lines + [f"note: {terminal(note)}" for note in result["notes"]]

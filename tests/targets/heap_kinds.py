@@ -323,7 +323,11 @@ def truth(path, known):
                 if id(one) in seen and not tracked:
                     continue
                 seen.add(id(one))
-                referents = [other for other in gc.get_referents(one) if other is not seen and other is not known]
+                referents = [
+                    other
+                    for other in gc.get_referents(one)
+                    if other is not seen and other is not known
+                ]
                 words.extend((id(one), tracked, sys.getsizeof(one), len(referents)))
                 words.extend(id(other) for other in referents)
                 if len(words) > 1 << 20:

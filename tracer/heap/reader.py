@@ -22,11 +22,21 @@ import numpy.typing as npt
 
 from probes.errors import DamagedHeapDump, NotAHeapDump, UnknownHeapDumpVersion
 from tracer.heap import codec
-from tracer.heap.model import TAILS, VERSION, Closure, Heap, HeapType, degrees
+from tracer.heap.model import (
+    BORROWED,
+    LABEL_KINDS,
+    TAILS,
+    VERSION,
+    Closure,
+    Heap,
+    HeapType,
+    degrees,
+)
 from tracer.heap.writer import MAGIC, TRAILER
 
 MAX_DIRECTORY = 64 << 20
 MAX_DOCUMENT = 256 << 20
+MAX_ROOT_KINDS = 16
 ROWS_PER_BYTE = 64
 """A column has no more rows than this times the file's bytes: bounds what is allocated."""
 
@@ -240,6 +250,9 @@ class HeapFile:
         items = columns.pop("items")
         columns["degree"] = self._degrees(columns, items)
         columns["target"] = self._targets(columns["degree"], nodes)
+        frames = self.document("frames", list[dict[str, Any]])
+        if len(used := columns["reference_frame"]) and int(used.max()) >= len(frames):
+            raise DamagedHeapDump(f"{self.path}: a reference is of no frame")
         return Heap(
             meta=self.meta,
             types=self.types,
@@ -247,7 +260,7 @@ class HeapFile:
             columns=columns,
             closure=self.closure,
             threads=self.document("threads", list[dict[str, Any]]),
-            frames=self.document("frames", list[dict[str, Any]]),
+            frames=frames,
         )
 
     def _check_columns(self, columns: dict[str, Any], nodes: int, strings: int) -> None:
@@ -263,7 +276,8 @@ class HeapFile:
         for name, length in lengths:
             if len(columns[name]) != length:
                 raise DamagedHeapDump(f"{self.path}: the column {name!r} has a wrong length")
-        limits = {"label_name": strings, "text": strings, "reference_name": strings}
+        limits = dict.fromkeys(("label_name", "text", "reference_name", "root_name"), strings)
+        limits |= {"label_kind": BORROWED | len(LABEL_KINDS), "root_kind": MAX_ROOT_KINDS}
         limits |= dict.fromkeys(
             ("excess_node", "immortal_node", "root_node", "reference_node", "text_node"), nodes
         )

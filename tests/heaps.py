@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tests.capturing import take
+from tests.capturing import take as take_image
 from tracer.heap.build_heap import build_heap
 from tracer.heap.image import Image
 from tracer.heap.model import Heap
@@ -71,7 +71,7 @@ def read_truth(path: Path) -> Truth:
 def walked(pid: int, *, values: bool = False) -> tuple[Heap, Place, Image]:
     """The heap of a process that stands still; the caller closes the image."""
     place = place_of(inspect(pid))
-    image = take(pid)
+    image = take_image(pid)
     return heap_of(image, place, values=values), place, image
 
 

@@ -76,6 +76,8 @@ class Scanner:
         for known in known_types(self._place, self._layout):
             walk.know(known)
         interpreters = self._runtime.interpreters()
+        if not interpreters:
+            raise ImplausibleMemory("the image holds no interpreter: Python starts up, or ends")
         states = self._runtime.thread_states()
         for interpreter in interpreters:
             self._interpreter(interpreter)

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from tests import heap_damage
-from tests.heaps import take
+from tests.capturing import take
 from tracer.heap.dump import walk_image
 from tracer.heap.place import place_of
 from tracer.heap.writer import appearing

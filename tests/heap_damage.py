@@ -183,7 +183,7 @@ class Damaged:
                     walk.follow_list(head)
                 for number, frame in enumerate(self.frames):
                     walk.thread(number, frame)
-                walk.finish(0, threads)
+                walk.finish(threads)
                 columns = walk.columns()
                 total = sum(int(column.view(np.uint8).sum()) for name, column in columns.items()
                             if name in {"target", "shape", "degree"})  # fmt: skip

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import mmap
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from tracer.heap.image import Image
+from tracer.heap.image import Image, Segment
 from tracer.heap.model import BORROWED, TAIL_STEP, Closure, Heap
 from tracer.heap.naming import Names, Strings
 from tracer.heap.scan import ROOT_KINDS, ROOT_NAMES, Scan
@@ -165,26 +166,22 @@ def _roots(columns: dict[str, npt.NDArray[Any]], strings: Strings) -> list[tuple
 def _static_roots(
     image: Image, addresses: npt.NDArray[Any], excess: npt.NDArray[np.int64], strings: Strings
 ) -> list[tuple[int, int, int]]:
-    """Static variables of C code that point to an object whose count has more than was found.
+    """What C's static variables keep, of the objects whose count has more than was found.
 
-    Each explains one reference; ``excess`` is lowered by it.
+    An object that is one itself counts one from the beginning (PyObject_HEAD_INIT); each
+    variable that points to one explains one reference. ``excess`` is lowered by them.
     """
     nodes = np.flatnonzero(excess > 0)
     wanted = addresses[nodes]
     found: list[tuple[int, int, int]] = []
-    file = ""
-    end = 0
     with mmap.mmap(image.fd, image.size, prot=mmap.PROT_READ) as memory:
         words = np.frombuffer(memory, np.uint64, count=image.size // 8)
-        for segment in image.segments:
-            # What follows a file's data without a file is its .bss.
-            file = segment.path or (file if segment.start == end else "")
-            end = segment.end
-            if not segment.writable or not file.startswith("/") or not len(wanted):
-                continue
-            part = words[segment.offset // 8 : (segment.offset + end - segment.start) // 8]
+        for segment, file in _static_segments(image):
+            inside = wanted[(wanted >= segment.start) & (wanted < segment.end)]
+            length = segment.end - segment.start
+            part = words[segment.offset // 8 : (segment.offset + length) // 8]
             name = strings.number(file)
-            for address in part[np.isin(part, wanted)].tolist():
+            for address in (*inside.tolist(), *part[np.isin(part, wanted)].tolist()):
                 node = int(nodes[np.searchsorted(wanted, address)])
                 if excess[node] > 0:
                     excess[node] -= 1
@@ -192,6 +189,16 @@ def _static_roots(
             del part
         del words
     return found
+
+
+def _static_segments(image: Image) -> Iterator[tuple[Segment, str]]:
+    """Writable data of ELF files, and their names: what follows without a file is .bss."""
+    file, end = "", 0
+    for segment in image.segments:
+        file = segment.path or (file if segment.start == end else "")
+        end = segment.end
+        if segment.writable and file.startswith("/"):
+            yield segment, file
 
 
 def _references(

@@ -17,7 +17,7 @@ from tracer.pymem.layout import Layout, load, merge_debug_offsets
 from tracer.pymem.objects import ObjectReader
 from tracer.pymem.runtime import Interpreter, RuntimeReader, ThreadState
 
-ROOT_KINDS = ("interpreter", "thread", "type cache", "interned", "static type")
+ROOT_KINDS = ("interpreter", "thread", "type cache", "interned")
 """What a root's ``kind`` means; a node with an excess of references is held by unknown C code."""
 
 THREAD_ROOTS = (
@@ -89,7 +89,7 @@ class Scanner:
                 walk.follow_list(head)
         for number, state in enumerate(states):
             self._thread(number, state)
-        walk.finish(ROOT_KINDS.index("static type"), threads)
+        walk.finish(threads)
         return Scan(
             self._image, self._layout, walk, self._objects, self._runtime, interpreters, states
         )

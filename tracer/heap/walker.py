@@ -114,7 +114,7 @@ class Library:
             ("walk_root", ctypes.c_int, (pointer, u64, u32, u32, u32)),
             ("walk_interned", None, (pointer, u64)),
             ("walk_thread", ctypes.c_int, (pointer, u32, u64)),
-            ("walk_mark", ctypes.c_int, (pointer, u32)),
+            ("walk_mark", ctypes.c_int, (pointer,)),
             ("walk_emit", ctypes.c_int, (pointer, u32)),
             ("walk_progress", u64, (pointer,)),
             ("walk_totals", None, (pointer, pointer)),
@@ -222,9 +222,9 @@ class Walk:
         """The frames of a thread, from the innermost on."""
         self._check(self._code.calls.walk_thread(self._handle, number, frame))
 
-    def finish(self, static_root: int, threads: int | None = None) -> None:
-        """Number the objects and write the columns; static types are roots of that kind."""
-        self._check(self._code.calls.walk_mark(self._handle, static_root))
+    def finish(self, threads: int | None = None) -> None:
+        """Number the objects and write the columns."""
+        self._check(self._code.calls.walk_mark(self._handle))
         self._check(self._code.calls.walk_emit(self._handle, threads or os.cpu_count() or 1))
 
     def progress(self) -> int:

@@ -184,16 +184,6 @@ int walk_root(struct walk *walk, u64 target, u32 kind, u32 name, u32 counted)
     return walk->status;
 }
 
-/* Types that no allocation made have one reference from the beginning; so does what else
- * begins with PyObject_HEAD_INIT. */
-static void root_static_types(struct walk *walk, u32 root_kind)
-{
-    const struct type *types = walk->types.items;
-    for (u64 at = 0; at < walk->types.count && walk->status == WALK_OK; at++)
-        if (!types[at].heap)
-            walk_root(walk, types[at].address, root_kind, 0, 1);
-}
-
 /* The dict of interned strings: its references are not in their counts. */
 void walk_interned(struct walk *walk, u64 dict)
 {
@@ -206,12 +196,9 @@ int walk_thread(struct walk *walk, u32 thread, u64 frame)
     return walk->status;
 }
 
-/* Ends the first pass: visits what is left and numbers the objects. Static types become
- * roots of the kind `static_kind`. */
-int walk_mark(struct walk *walk, u32 static_kind)
+/* Ends the first pass: visits what is left and numbers the objects. */
+int walk_mark(struct walk *walk)
 {
-    drain(walk->marking);
-    root_static_types(walk, static_kind);
     drain(walk->marking);
     if (walk->status != WALK_OK)
         return walk->status;

@@ -21,7 +21,7 @@ API int walk_list(struct walk *walk, u64 head);
 API int walk_root(struct walk *walk, u64 target, u32 kind, u32 name, u32 counted);
 API void walk_interned(struct walk *walk, u64 dict);
 API int walk_thread(struct walk *walk, u32 thread, u64 frame);
-API int walk_mark(struct walk *walk, u32 static_kind);
+API int walk_mark(struct walk *walk);
 API int walk_emit(struct walk *walk, u32 threads);
 API const char *walk_field_names(void);
 API u64 walk_progress(const struct walk *walk);

@@ -166,6 +166,7 @@ setup() {
     place_environment "$1"
     ! up_to_date "$1" || first_time=
     need_bcc
+    need_compiler
     [ "$1" = base ] || need_test_tools
     up_to_date "$1" && { compile_units; return; }
     # Two set-ups at once wait for each other; the second finds the work done.
@@ -174,6 +175,18 @@ setup() {
     up_to_date "$1" || make_environment "$1"
     exec {lock}<&-
     compile_units
+}
+
+# Heap dumps are C; everything else works without a compiler.
+need_compiler() {
+    ! command -v cc >/dev/null || return 0
+    if may_install; then
+        apt_install "compiles what takes heap dumps" gcc libc6-dev && return
+        say "gcc could not be installed: going on without heap dumps"
+    else
+        say "going on without heap dumps: a C compiler is missing and installing it needs root" \
+            "(sudo apt-get install gcc libc6-dev)"
+    fi
 }
 
 # The C units of heap dumps, compiled into the user's cache once per content. Everything

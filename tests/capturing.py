@@ -84,13 +84,18 @@ def children(pid: int) -> list[str]:
     return found
 
 
-def is_running(pid: int) -> bool:
-    """Whether no thread of the process is stopped or traced."""
+def states(pid: int) -> str:
+    """The state of each thread, one letter each (proc(5))."""
+    found = ""
     for stat in Path(f"/proc/{pid}/task").glob("*/stat"):
         with suppress(OSError):
-            if stat.read_text().rpartition(") ")[2][0] in "tTZX":
-                return False
-    return True
+            found += stat.read_text().rpartition(") ")[2][0]
+    return found
+
+
+def is_running(pid: int) -> bool:
+    """Whether no thread of the process is stopped or traced."""
+    return not set(states(pid)) & set("tTZX")
 
 
 def injectors() -> set[int]:

@@ -162,6 +162,6 @@ signal.setitimer(signal.ITIMER_REAL, 0.003, 0.003)
 print("ready")
 while sys.stdin.readline():
     print(json.dumps(answer(child)))
-child.stdin.close()
 signal.setitimer(signal.ITIMER_REAL, 0)
-print(json.dumps({"status": child.wait()}))
+child.communicate()
+print(json.dumps({"status": child.returncode}))

@@ -258,8 +258,8 @@ def _image(
             window_ns=answer["window_ns"],
             stops_ns=tuple(answer["stops_ns"]),
             skipped=tuple(
-                Skipped(start, end, path_of(path), reason)
-                for start, end, path, reason in answer["skipped"]
+                Skipped(start, end, path_of(path), reason, free)
+                for start, end, path, reason, free in answer["skipped"]
             ),
             notes=tuple(answer["notes"]),
         )

@@ -45,12 +45,17 @@ class Segment:
 
 @dataclass(frozen=True, slots=True)
 class Skipped:
-    """Memory that was left out on purpose: [start, end) and the reason, in words."""
+    """Memory that was left out on purpose: [start, end) and the reason, in words.
+
+    ``free_of_references``: it was looked at, and held no address of any object: it is the
+    inside of a buffer or a value, or a part of a table whose entries were all deleted.
+    """
 
     start: int
     end: int
     path: str
     reason: str
+    free_of_references: bool = False
 
     @property
     def size_bytes(self) -> int:

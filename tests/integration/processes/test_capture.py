@@ -5,18 +5,34 @@ from __future__ import annotations
 import json
 import os
 import signal
+import struct
 import subprocess
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
-from probes.errors import CaptureRefused, CaptureTimeout, EngineUnavailable
+from probes.errors import (
+    CaptureRefused,
+    CaptureTimeout,
+    EngineUnavailable,
+    MemoryReadError,
+    NotCPython,
+    TargetGone,
+)
 from tests import capturing
 from tests.conftest import Start
 from tests.interpreters import Interpreter, get, matrix
 from tests.processes import read_line, wait_until
+from tracer.heap.capture import capture
 from tracer.heap.image import load
+from tracer.heap.machine import Headroom
+from tracer.pymem.layout import load as load_layout
+from tracer.pymem.layout import merge_debug_offsets
+from tracer.pymem.memory import ProcessMemory
+from tracer.pymem.runtime import RuntimeReader
+from tracer.target import inspect, require_python
 
 TARGETS = Path(__file__).parents[2] / "targets"
 
@@ -56,6 +72,23 @@ def test_an_image_is_saved_and_loaded(start: Start, tmp_path: Path) -> None:
         assert again.facts == facts
         assert [s.start for s in again.segments] == [s.start for s in segments]
         assert capturing.contradictions(again, said) == []
+
+
+@pytest.mark.parametrize("engine", capturing.ENGINES)
+def test_mappings_that_come_and_go_are_those_of_the_moment(start: Start, engine: str) -> None:
+    process = start(get("system-3.11"), TARGETS / "remapping.py", stdin=subprocess.PIPE, ready=True)
+    slots = json.loads(read_line(process))
+    checked = 0
+    for _ in range(12):
+        with capturing.take(process.pid, engine) as image:
+            for slot in slots:
+                sequence, address, size, number = struct.unpack("<4Q", image.read(slot, 32))
+                if sequence % 2 or not address:
+                    continue  # the moment was while it published
+                pages = [image.read(address + at, 8) for at in range(0, size, 4096)]
+                assert {int.from_bytes(page, "little") for page in pages} == {number}
+                checked += 1
+    assert checked > 12
 
 
 class Waits:
@@ -124,6 +157,8 @@ STEPS = {
     " ready copied unwatched",
 }
 WHO = {"tracer": "t", "injector": "i", "supervisor": "s"}
+EXPECTED = {"tracer": (int(signal.SIGKILL),), "injector": (1 << 8,), "supervisor": (0, 1 << 8)}
+"""Wait status of the tracer: without its supervisor an injector may just get it done."""
 
 
 @pytest.mark.slow
@@ -134,8 +169,7 @@ def test_killed_at_every_step(start: Start, engine: str, who: str) -> None:
     for step in STEPS[engine].split():
         before = capturing.injectors()
         status = capturing.sacrificed(target.pid, engine, f"{WHO[who]}@{step}")
-        expected = {"tracer": {signal.SIGKILL}, "injector": {1 << 8}, "supervisor": {0, 1 << 8}}
-        assert status in expected[who], step
+        assert status in EXPECTED[who], step
         capturing.wait_no_injector(before)
         assert target.process.poll() is None, step
         wait_until(lambda: capturing.is_running(target.pid), f"killed at {step}, runs on")
@@ -201,3 +235,98 @@ def test_nothing_is_injected_where_it_is_forbidden(start: Start) -> None:
         capturing.take(pid, "clone", inject=False)
     with pytest.raises(CaptureRefused, match="a pause of about"):
         capturing.take(pid, inject=False, max_pause_ns=1000)
+
+
+@matrix()
+def test_no_image_is_taken_while_garbage_is_collected(
+    start: Start, interpreter: Interpreter
+) -> None:
+    process = start(interpreter, TARGETS / "always_collecting.py", ["3"], ready=True)
+    python = require_python(inspect(process.pid))
+    memory = ProcessMemory(process.pid)
+    layout = merge_debug_offsets(load_layout(python.version[:2]), memory, python.runtime_address)
+    at = layout["PyInterpreterState.gc"] + layout["_gc_runtime_state.collecting"]
+    interpreters = RuntimeReader(memory, layout, python.runtime_address).interpreters()
+    place = interpreters[0].address + at
+    seen = wait_until(lambda: memory.read(place, 4) != bytes(4), "a collection is seen")
+    assert seen
+    for engine in capturing.ENGINES:
+        with capturing.take(process.pid, engine) as image:
+            assert image.read(place, 4) == bytes(4)
+
+
+def test_nothing_is_injected_into_a_filtered_process(start: Start) -> None:
+    process = start(get("system-3.11"), TARGETS / "filtered.py", stdin=subprocess.PIPE, ready=True)
+    with capturing.take(process.pid, max_pause_ns=1_000_000_000) as image:
+        assert image.facts.engine == "stop-and-copy"
+    for engine in ("clone", "precopy"):
+        with pytest.raises(EngineUnavailable, match="seccomp"):
+            capturing.take(process.pid, engine)
+    assert capturing.is_running(process.pid)
+
+
+def test_what_does_not_fit_is_refused_with_figures(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pid, _ = writers(start, get("system-3.11"))
+    monkeypatch.setattr(
+        "tracer.heap.capture.headroom", lambda _pid: Headroom(50 << 20, "the limit of a group")
+    )
+    with pytest.raises(
+        CaptureRefused, match=r"needs \d+ MiB .* the limit of a group leaves 50 MiB"
+    ):
+        capturing.take(pid)
+
+
+@pytest.mark.slow
+def test_a_thread_that_cannot_be_stopped_is_said(start: Start) -> None:
+    process = start(
+        get("system-3.11"), TARGETS / "uninterruptible.py", stdin=subprocess.PIPE, ready=True
+    )
+    wait_until(lambda: "D" in capturing.states(process.pid), "a thread sleeps uninterruptibly")
+    for engine in capturing.ENGINES:
+        with pytest.raises(CaptureRefused, match="uninterruptible sleep"):
+            capturing.take(process.pid, engine)
+        assert capturing.is_running(process.pid)
+    rounds = []
+    for _ in range(2):
+        capturing.ask(process)
+        rounds.append(int(read_line(process)))
+    assert rounds[0] < rounds[1]
+
+
+def test_what_is_no_python_is_refused(start: Start) -> None:
+    process = start(["sh", "-c", "echo ready; exec sleep 60"], ready=True)
+    with pytest.raises(NotCPython):
+        capturing.take(process.pid)
+    with pytest.raises(CaptureRefused, match="itself"):
+        capturing.take(os.getpid())
+
+
+def test_a_target_that_has_ended_is_gone(start: Start) -> None:
+    process = start(get("system-3.11"), TARGETS / "writers.py", stdin=subprocess.PIPE, ready=True)
+    target = inspect(process.pid)
+    process.kill()
+    process.wait()
+    with pytest.raises((TargetGone, MemoryReadError)):
+        capture(target)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="a PID namespace needs root")
+def test_a_target_in_a_namespace_of_its_own(start: Start) -> None:
+    inside = ["unshare", "--pid", "--fork", "--kill-child"]
+    outer = start([*inside, *get("system-3.11").argv, "-u", str(TARGETS / "writers.py")],
+                  stdin=subprocess.PIPE, ready=True)  # fmt: skip
+    said = json.loads(read_line(outer))
+    assert said["pid"] == 1
+    pid = wait_until(lambda: psutil.Process(outer.pid).children(), "its PID here")[0].pid
+    before = capturing.counts(pid)
+    for engine in capturing.ENGINES:
+        with capturing.take(pid, engine) as image:
+            assert capturing.contradictions(image, said) == []
+    for step in ("released", "held"):
+        injectors = capturing.injectors()
+        capturing.sacrificed(pid, "clone", f"i@{step}")
+        capturing.wait_no_injector(injectors)
+        wait_until(lambda: capturing.counts(pid) == before, f"{step}: all as before")
+    assert capturing.is_running(pid)

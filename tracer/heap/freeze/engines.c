@@ -1,6 +1,7 @@
 /* Stop-and-copy, and the copy from a clone. */
 #include "freeze.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/sched.h>
@@ -87,14 +88,16 @@ static int make_clone(u64 gadget) {
     return 0;
 }
 
-static int hold_clone(pid_t child) {
+/* The clone's PID here, once it is held; it is the only one that we trace by now. -1: gone. */
+static pid_t hold_clone(void) {
     int status;
-    pid_t got;
+    pid_t child;
     do
-        got = waitpid(child, &status, __WALL);
-    while (got < 0 && errno == EINTR);
-    if (got != child || !WIFSTOPPED(status))
+        child = waitpid(-1, &status, __WALL);
+    while (child < 0 && errno == EINTR);
+    if (child < 0 || !WIFSTOPPED(status))
         return oops("gone", "the clone of the target has gone");
+    atomic_store(&shared->outer, child);
     ptrace(PTRACE_SETOPTIONS, child, 0, PTRACE_O_EXITKILL);
     step("held");
     char name[64];
@@ -104,7 +107,7 @@ static int hold_clone(pid_t child) {
         (void)!write(fd, "1000", 4);
         close(fd);
     }
-    return 0;
+    return child;
 }
 
 static int copy_clone(pid_t child, struct maps *maps, struct plan *plan) {
@@ -126,7 +129,8 @@ static int copy_clone(pid_t child, struct maps *maps, struct plan *plan) {
 }
 
 /* Have the target take the dead clone off its list of children. Any thread of it can. */
-static int reap_clone(pid_t child, u64 gadget) {
+static int reap_clone(u64 gadget) {
+    pid_t child = atomic_load(&shared->child);
     long reaped = 0;
     const long arguments[6] = {child, 0, __WALL | WNOHANG};
     finishing = true;
@@ -164,13 +168,14 @@ int engine_clone(struct plan *plan) {
     int status = make_clone(gadget);
     facts.dirty = 0;
     thaw();
-    pid_t child = atomic_load(&shared->child);
-    if (!child)
+    if (!atomic_load(&shared->child))
         return -1;
-    if (!status && !(status = hold_clone(child)))
-        status = copy_clone(child, &maps, plan);
-    kill_clone(child);
-    if (reap_clone(child, gadget) && !status)
+    pid_t child = hold_clone();
+    if (child > 0) {
+        status = status ? status : copy_clone(child, &maps, plan);
+        kill_clone(child);
+    }
+    if (reap_clone(gadget) && !status)
         note("the clone of the target could not be reaped and is a zombie until the target ends");
     return status;
 }
@@ -210,6 +215,34 @@ static int close_remote(u64 gadget, int remote) {
     return 0;
 }
 
+/* The target's child that the target itself numbers so, as it is numbered here; or 0. */
+static pid_t find_outer(pid_t inner) {
+    DIR *directory = opendir("/proc");
+    pid_t found = 0;
+    for (struct dirent *entry; directory && !found && (entry = readdir(directory));) {
+        char name[300], text[4096];
+        pid_t pid = atoi(entry->d_name);
+        if (pid <= 0 || !child_state(pid))
+            continue;
+        snprintf(name, sizeof name, "/proc/%d/status", pid);
+        int fd = open(name, O_RDONLY | O_CLOEXEC);
+        ssize_t got = fd < 0 ? -1 : read(fd, text, sizeof text - 1);
+        if (fd >= 0)
+            close(fd);
+        text[got > 0 ? got : 0] = 0;
+        char *numbers = strstr(text, "\nNSpid:"), *end = numbers ? strchr(numbers + 1, '\n') : NULL;
+        if (!end)
+            continue;
+        *end = 0;
+        char *last = strrchr(numbers, '\t');
+        if (last && atoi(last + 1) == inner)
+            found = pid;
+    }
+    if (directory)
+        closedir(directory);
+    return found;
+}
+
 /* In a worker of its own, after one that was killed: its clone, and its descriptor. */
 int clean_up(void) {
     struct maps maps = {0};
@@ -217,16 +250,20 @@ int clean_up(void) {
     if (read_maps(options.pid, &maps))
         return -1;
     u64 gadget = find_gadget(options.pid, &maps);
-    int child = atomic_load(&shared->child), remote = atomic_load(&shared->remote_fd);
+    int inner = atomic_load(&shared->child), remote = atomic_load(&shared->remote_fd);
     if (remote >= 0)
         close_remote(gadget, remote);
+    if (!inner)
+        return 0;
+    int outer = atomic_load(&shared->outer);
+    pid_t child = outer ? outer : find_outer(inner);
     if (child && child_state(child)) {
         kill(child, SIGKILL); /* EXITKILL has done it, unless the clone was not held yet */
         struct timespec pause = {0, 5000000};
         for (int i = 0; i < 1000 && child_state(child) && child_state(child) != 'Z'; i++)
             nanosleep(&pause, NULL); /* it has a gigabyte to give back */
         if (child_state(child) == 'Z')
-            reap_clone(child, gadget);
+            reap_clone(gadget);
     }
     return 0;
 }

@@ -51,8 +51,18 @@ static size_t fetch(const struct look *look, u64 start, u64 end) {
     return got > 0 ? (size_t)got : 0;
 }
 
-/* Does the block hold an address? Unreadable counts as yes: nothing is left out unseen. */
+static bool is_zero(const struct look *look, size_t bytes) {
+    const u64 *words = (const u64 *)look->buffer;
+    for (size_t i = 0; i < bytes / 8; i++)
+        if (words[i])
+            return false;
+    return true;
+}
+
+/* Must the block be in the image? If it holds an address; if it is all zero, for an unused
+ * part of a table is read as well; if it cannot be read: nothing is left out unseen. */
 static bool block_refers(struct look *look, u64 start, u64 end, bool *populated) {
+    bool zero = true;
     look->regions.count = 0;
     if (pages_find(look->pages, start, end, 0, &look->regions))
         return true;
@@ -67,8 +77,9 @@ static bool block_refers(struct look *look, u64 start, u64 end, bool *populated)
         size_t size = one->end - one->start;
         if (fetch(look, one->start, one->end) != size || has_address(look, size))
             return true;
+        zero = zero && is_zero(look, size);
     }
-    return false;
+    return zero && *populated;
 }
 
 /* Does a chunk that malloc has mapped begin here? Then its size, else 0. */

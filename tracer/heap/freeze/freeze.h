@@ -25,7 +25,8 @@ typedef uint64_t u64;
 struct shared {
     _Atomic int64_t stopped_at;  /* ns; 0 while no thread of the target is held */
     _Atomic int window;          /* a thread has registers or a signal mask of ours */
-    _Atomic int child;           /* a clone of the target that nobody has reaped yet */
+    _Atomic int child;           /* a clone that nobody has reaped yet, as the target numbers it */
+    _Atomic int outer;           /* the same as we do, which differs in a PID namespace; or 0 */
     _Atomic int remote_fd;       /* the target's own number of a userfaultfd, or -1 */
     _Atomic int sent;            /* the worker has said how it ended */
 };

@@ -21,6 +21,7 @@
 #define ANSWER 1
 #define TICK_NS 2000000       /* how often the supervisor looks at the clock */
 #define WINDOW_GRACE 100      /* deadlines that a thread in the dangerous window is given */
+#define AFTER_OTHERS 10       /* nice(2) */
 #define PROGRESS_NS 50000000ULL
 
 bool precopy_possible(void);
@@ -168,7 +169,7 @@ static void put_plan(struct text *text, const struct plan *plan) {
         put_string(text, one->path ? one->path : "");
         put(text, ",");
         put_string(text, one->reason);
-        put(text, "]");
+        put(text, one->cut ? ",true]" : ",false]");
     }
     put(text, "]");
 }
@@ -247,12 +248,26 @@ static void block_signals(void) {
     sigprocmask(SIG_SETMASK, &all, NULL);
 }
 
-/* Before everybody else, for as long as the target waits for us; 0: as they. */
+/* Before everybody else, for as long as the target waits for us; 0: behind everybody else,
+ * for the target comes first. Who may not do the former could not undo the latter. */
 void hurry(int priority) {
+    static bool allowed = true;
     struct sched_param parameter = {.sched_priority = priority};
     int policy = priority ? SCHED_FIFO : SCHED_OTHER;
-    if (sched_setscheduler(0, policy | SCHED_RESET_ON_FORK, &parameter))
-        setpriority(PRIO_PROCESS, 0, priority ? -20 : 0); /* may not be allowed: then without */
+    if (!allowed || sched_setscheduler(0, policy | SCHED_RESET_ON_FORK, &parameter))
+        allowed = false;
+    else if (!priority)
+        setpriority(PRIO_PROCESS, 0, AFTER_OTHERS);
+}
+
+/* Should memory run out, the worst moment to be killed is while a thread is borrowed. Only
+ * root may ask for this; what the image takes is freed by killing the tracer. */
+static void protect_from_oom(void) {
+    int fd = open("/proc/self/oom_score_adj", O_WRONLY | O_CLOEXEC);
+    if (fd < 0)
+        return;
+    (void)!write(fd, "-1000", 5);
+    close(fd);
 }
 
 static bool same_process(void) {
@@ -305,6 +320,8 @@ static pid_t start_worker(bool cleaning) {
         return pid;
     if (cleaning)
         options.fault_step = NULL;
+    hurry(1);
+    hurry(0);
     _exit(work(cleaning));
 }
 
@@ -378,6 +395,7 @@ int main(int count, char **words) {
     const char *fault = getenv("PARKSCOPE_FREEZE_FAULT"), *at = fault ? strchr(fault, '@') : NULL;
     if (at)
         options.fault_action = fault[0], options.fault_step = at + 1;
+    protect_from_oom();
     setsid(); /* a terminal's Ctrl-Z must not stop us while we hold the target */
     block_signals();
     options.supervisor = getpid();

@@ -20,7 +20,8 @@
 #include <unistd.h>
 
 #define STRAGGLER_NS 20000000LL /* a thread that does not stop for so long cannot now */
-#define LATE_NS 2000000000LL     /* … and for so long it is waited for, to let it go */
+#define LATE_NS 1000000000LL     /* … and for so long it is waited for, to let it go */
+#define LATE_TRIES 3
 #define COLLECTOR_WAIT_NS 10000000000LL
 #define MAX_INTERPRETERS 1024
 #define MAX_THREADS 65536
@@ -245,6 +246,7 @@ static bool is_collecting(void) {
 int freeze(bool watch_collector) {
     int64_t give_up = (int64_t)now_ns() + COLLECTOR_WAIT_NS;
     bool collecting = false;
+    int late_tries = 0;
     for (int attempt = 0; attempt < options.tries; attempt++) {
         while (watch_collector && is_collecting() && (int64_t)now_ns() < give_up && !abandoned())
             nap(500000); /* looking costs the target nothing, stopping would */
@@ -260,13 +262,15 @@ int freeze(bool watch_collector) {
             return 0;
         if (!late)
             thaw();
+        else if (++late_tries == LATE_TRIES)
+            break;
         facts.retries++;
         nap(5000000);
     }
-    if (collecting)
+    if (collecting || late_tries < LATE_TRIES)
         return oops("collecting", "a garbage collection ran at each of %d stops", options.tries);
     return oops("uninterruptible", "a thread was in an uninterruptible sleep at each of %d tries",
-                options.tries);
+                late_tries);
 }
 
 /* --- having a thread make a system call ---------------------------------------------------- */

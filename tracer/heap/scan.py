@@ -29,6 +29,9 @@ ROOT_NAMES = (*INTERPRETER_ROOTS, *THREAD_ROOTS)
 """What a root's ``name`` means for roots of interpreters and threads."""
 
 
+_MOST_FOREIGN = 16  # frames of no Python code that may lie above the innermost of it
+
+
 @dataclass(slots=True)
 class Scan:
     """A walked image; ``walk`` holds the columns, the rest what they were walked with."""
@@ -79,6 +82,7 @@ class Scanner:
         if not interpreters:
             raise ImplausibleMemory("the image holds no interpreter: Python starts up, or ends")
         states = self._runtime.thread_states()
+        self._mark_running(interpreters, states)
         for interpreter in interpreters:
             self._interpreter(interpreter)
         for interpreter in interpreters:
@@ -109,6 +113,25 @@ class Scanner:
         if interned := state.interned():
             self._walk.interned(interned)
             self._walk.root(interned, ROOT_KINDS.index("interned"), 0, 1)
+
+    def _mark_running(self, interpreters: list[Interpreter], states: list[ThreadState]) -> None:
+        """Tell the walk which frames run: the innermost of each thread that holds a GIL."""
+        gils = {one.gil for one in interpreters if one.gil}
+        found = [self._runtime.gil_state(gil) for gil in gils]
+        holders = {gil.last_holder for gil in found if gil.locked}
+        layout = self._layout
+        for state in states:
+            if state.address not in holders:
+                continue
+            frame = self._top_frame(state)
+            for _ in range(_MOST_FOREIGN):
+                if not frame:
+                    break
+                self._walk.running(frame)
+                raw = self._image.read(frame + layout["_PyInterpreterFrame.owner"], 1)
+                if raw[0] < layout.constants["first_foreign_owner"]:
+                    break
+                frame = self._objects.pointer(frame + layout["_PyInterpreterFrame.previous"])
 
     def _thread(self, number: int, state: ThreadState) -> None:
         offsets = self._layout.offsets

@@ -77,6 +77,7 @@ void walk_free(struct walk *walk)
     list_free(&walk->frames);
     list_free(&walk->references);
     list_free(&walk->roots);
+    list_free(&walk->running);
     free(walk->type_table);
     free(walk->stack);
     free(walk->marking);
@@ -188,6 +189,16 @@ int walk_root(struct walk *walk, u64 target, u32 kind, u32 name, u32 counted)
 void walk_interned(struct walk *walk, u64 dict)
 {
     walk->interned = dict;
+}
+
+/* The innermost frame of a thread that executes bytecode at this moment. */
+int walk_running(struct walk *walk, u64 frame)
+{
+    u64 *row = list_add(&walk->running, sizeof *row);
+    if (!row)
+        return walk->status = WALK_NO_MEMORY;
+    *row = frame;
+    return walk->status;
 }
 
 int walk_thread(struct walk *walk, u32 thread, u64 frame)

@@ -193,7 +193,7 @@ struct walk {
     struct image image;
     struct offsets off;
     struct constants constant;
-    struct list known, types, fields, names, static_types, frames, references, roots;
+    struct list known, types, fields, names, static_types, frames, references, roots, running;
     u32 *type_table;
     u64 type_table_size;
     u64 type_type; /* &PyType_Type */

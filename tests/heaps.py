@@ -19,6 +19,7 @@ from tracer.heap.scan import Scanner
 from tracer.target import inspect
 
 KINDS = Path(__file__).parent / "targets/heap_kinds.py"
+SUBINTERPRETERS = Path(__file__).parent / "targets/subinterpreters.py"
 TREES = Path(__file__).parent / "targets/syntax_trees.py"
 _LINK = "functools._lru_list_elem"
 

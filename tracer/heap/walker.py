@@ -112,7 +112,7 @@ class Library:
             ("walk_find_list_heads", u64, (pointer, u64, u64, pointer, u64)),
             ("walk_list", ctypes.c_int, (pointer, u64)),
             ("walk_root", ctypes.c_int, (pointer, u64, u32, u32, u32)),
-            ("walk_interned", None, (pointer, u64)),
+            ("walk_interned", ctypes.c_int, (pointer, u64)),
             ("walk_running", ctypes.c_int, (pointer, u64)),
             ("walk_thread", ctypes.c_int, (pointer, u32, u64)),
             ("walk_mark", ctypes.c_int, (pointer,)),
@@ -217,7 +217,7 @@ class Walk:
 
     def interned(self, address: int) -> None:
         """The dict of interned strings, whose references are not counted."""
-        self._code.calls.walk_interned(self._handle, address)
+        self._check(self._code.calls.walk_interned(self._handle, address))
 
     def running(self, frame: int) -> None:
         """The innermost frame of a thread that executes bytecode: its stack is uncertain."""

@@ -17,6 +17,7 @@ from typing import Any
 
 import msgspec
 import numpy as np
+import numpy.ma  # noqa: F401 numpy loads it when some functions are called first
 
 from probes.errors import ImplausibleMemory, MemoryReadError, ParkscopeError
 from tracer.heap import codec
@@ -68,7 +69,7 @@ def _warm_up(order: Order, place: Place) -> None:
     known_types(place, load(place.version[:2]))
     codec.encode(np.zeros(1, np.uint8), "planes")
     for name in ("utf-16-le", "utf-32-le", "latin-1"):
-        b"".decode(name)
+        b"\0\0\0\0".decode(name)
     sys.stdout.flush()
     os.set_inheritable(order.output, False)
 

@@ -192,3 +192,41 @@ def test_a_worker_that_dies_is_no_crash_of_ours(
 
     with (tmp_path / "x").open("wb") as output, pytest.raises(InternalError, match="-9"):
         walk_image(image, place, output.fileno(), {}, progress=killed)
+
+
+def test_the_worker_loads_nothing_once_it_is_nobody(captured: Any, tmp_path: Path) -> None:
+    """Its own files may lie where only root can read."""
+    image, place = captured
+    code = """
+import json, sys
+from tracer.heap import worker
+seen = []
+give_up = worker.give_up_privileges
+def note():
+    give_up()
+    seen.extend(sys.modules)
+worker.give_up_privileges = note
+order = worker.msgspec.json.decode(sys.stdin.buffer.readline(), type=worker.Order)
+worker.work(order)
+print(json.dumps(sorted(set(sys.modules) - set(seen))))
+"""
+    with (tmp_path / "x").open("wb") as output:
+        order = {
+            "image": image.fd,
+            "size": image.size,
+            "output": output.fileno(),
+            "segments": [[s.start, s.end, s.offset, s.writable, s.path] for s in image.segments],
+            "version": place.version,
+            "runtime_address": place.runtime_address,
+            "symbols": dict(place.symbols),
+            "meta": {},
+            "values": True,
+        }
+        done = subprocess.run(
+            [sys.executable, "-c", code],
+            input=json.dumps(order).encode() + b"\n",
+            capture_output=True,
+            pass_fds=(image.fd, output.fileno()),
+            check=True,
+        )
+    assert json.loads(done.stdout.splitlines()[-1]) == []

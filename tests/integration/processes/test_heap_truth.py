@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.heaps import KINDS, agreement, read_truth, walked
+from tests.heaps import KINDS, SUBINTERPRETERS, agreement, read_truth, walked
 from tests.interpreters import Interpreter, matrix
 
 pytestmark = pytest.mark.ptrace
@@ -33,3 +33,16 @@ def test_every_object_reference_and_byte_is_found(
     (thread,) = heap.threads
     assert thread["native_id"]
     assert [frame["function"] for frame in heap.frames] == ["main", "<module>"]
+
+
+@matrix()
+def test_every_interpreter_is_walked(interpreter: Interpreter, start: Callable[..., Any]) -> None:
+    process = start(interpreter, SUBINTERPRETERS, ready=True)
+    heap, _, image = walked(process.pid)
+    image.close()
+    counts = {one.qualname: 0 for one in heap.types}
+    for number in heap.columns["type"].tolist():
+        counts[heap.types[number].qualname] += 1
+    assert counts["OnlyIn0"] == counts["OnlyIn1"] == 100
+    assert heap.closure.contradictions == 0
+    assert heap.closure.share >= 0.995

@@ -78,6 +78,7 @@ void walk_free(struct walk *walk)
     list_free(&walk->references);
     list_free(&walk->roots);
     list_free(&walk->running);
+    list_free(&walk->interned);
     free(walk->type_table);
     free(walk->stack);
     free(walk->marking);
@@ -185,10 +186,14 @@ int walk_root(struct walk *walk, u64 target, u32 kind, u32 name, u32 counted)
     return walk->status;
 }
 
-/* The dict of interned strings: its references are not in their counts. */
-void walk_interned(struct walk *walk, u64 dict)
+/* A dict of interned strings: its references are not in their counts. */
+int walk_interned(struct walk *walk, u64 dict)
 {
-    walk->interned = dict;
+    u64 *row = list_add(&walk->interned, sizeof *row);
+    if (!row)
+        return walk->status = WALK_NO_MEMORY;
+    *row = dict;
+    return walk->status;
 }
 
 /* The innermost frame of a thread that executes bytecode at this moment. */

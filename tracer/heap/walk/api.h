@@ -19,7 +19,7 @@ API int walk_static_type(struct walk *walk, u64 type, u64 dict, u64 subclasses);
 API u64 walk_find_list_heads(struct walk *walk, u64 from, u64 size, u64 *heads, u64 room);
 API int walk_list(struct walk *walk, u64 head);
 API int walk_root(struct walk *walk, u64 target, u32 kind, u32 name, u32 counted);
-API void walk_interned(struct walk *walk, u64 dict);
+API int walk_interned(struct walk *walk, u64 dict);
 API int walk_running(struct walk *walk, u64 frame);
 API int walk_thread(struct walk *walk, u32 thread, u64 frame);
 API int walk_mark(struct walk *walk);

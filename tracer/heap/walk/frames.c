@@ -65,21 +65,12 @@ static void visit_word(struct visitor *visitor, u64 word, u32 kind, u64 name)
     visitor->borrowed = before;
 }
 
-static bool is_running(const struct walk *walk, u64 frame)
-{
-    const u64 *running = walk->running.items;
-    for (u64 at = 0; at < walk->running.count; at++)
-        if (running[at] == frame)
-            return true;
-    return false;
-}
-
 /* How many slots are in use. While a frame runs, its stack's height is in a register (from
  * 3.14 on the memory keeps an old one): only the variables are certain then. */
 static u64 used_slots(struct visitor *visitor, u64 frame, const u8 *bytes, struct code_facts code)
 {
     const struct offsets *off = &visitor->walk->off;
-    if (is_running(visitor->walk, frame))
+    if (list_has(&visitor->walk->running, frame))
         return code.locals;
     if (off->f_stackpointer >= 0) {
         u64 end = load64(bytes + off->f_stackpointer), first = frame + (u64)off->f_localsplus;

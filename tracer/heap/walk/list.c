@@ -18,6 +18,15 @@ void *list_add(struct list *list, u64 item_size)
     return item;
 }
 
+bool list_has(const struct list *addresses, u64 address)
+{
+    const u64 *items = addresses->items;
+    for (u64 at = 0; at < addresses->count; at++)
+        if (items[at] == address)
+            return true;
+    return false;
+}
+
 void list_free(struct list *list)
 {
     free(list->items);

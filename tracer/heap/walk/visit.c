@@ -314,7 +314,7 @@ u64 visit_object(struct visitor *visitor, u64 address, const struct type *type)
         visit_attributes(visitor, address, type);
     else if (type->dictoffset)
         visit_dict_slot(visitor, address, type, object);
-    if (address == walk->interned)
+    if (list_has(&walk->interned, address))
         visitor->borrowed = L_BORROWED;
     u64 size = visit_kind(visitor, address, type, object);
     visitor->borrowed = 0;

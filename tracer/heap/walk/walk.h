@@ -197,7 +197,7 @@ struct walk {
     u32 *type_table;
     u64 type_table_size;
     u64 type_type; /* &PyType_Type */
-    u64 interned;  /* the dict whose references are not counted */
+    struct list interned; /* addresses of dicts whose references are not counted */
     u64 *stack;
     u64 stack_count, stack_room;
     u64 work_limit;
@@ -229,6 +229,7 @@ struct visitor {
 };
 
 /* list.c */
+bool list_has(const struct list *addresses, u64 address);
 void *list_add(struct list *list, u64 item_size);
 void list_free(struct list *list);
 

@@ -6,9 +6,10 @@ process; the lists by their form, because their place differs within one minor v
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 
-from probes.errors import ImplausibleMemory
+from probes.errors import ImplausibleMemory, MemoryReadError
 from tracer.heap.image import Image
 from tracer.heap.interpreter import INTERPRETER_ROOTS, InterpreterState
 from tracer.heap.place import Place, known_types
@@ -119,19 +120,22 @@ class Scanner:
         gils = {one.gil for one in interpreters if one.gil}
         found = [self._runtime.gil_state(gil) for gil in gils]
         holders = {gil.last_holder for gil in found if gil.locked}
-        layout = self._layout
         for state in states:
             if state.address not in holders:
                 continue
-            frame = self._top_frame(state)
-            for _ in range(_MOST_FOREIGN):
-                if not frame:
-                    break
-                self._walk.running(frame)
-                raw = self._image.read(frame + layout["_PyInterpreterFrame.owner"], 1)
-                if raw[0] < layout.constants["first_foreign_owner"]:
-                    break
-                frame = self._objects.pointer(frame + layout["_PyInterpreterFrame.previous"])
+            with suppress(MemoryReadError):  # stopped while it made or left a frame
+                self._mark_top(self._top_frame(state))
+
+    def _mark_top(self, frame: int) -> None:
+        layout = self._layout
+        for _ in range(_MOST_FOREIGN):
+            if not frame:
+                return
+            self._walk.running(frame)
+            raw = self._image.read(frame + layout["_PyInterpreterFrame.owner"], 1)
+            if raw[0] < layout.constants["first_foreign_owner"]:
+                return
+            frame = self._objects.pointer(frame + layout["_PyInterpreterFrame.previous"])
 
     def _thread(self, number: int, state: ThreadState) -> None:
         offsets = self._layout.offsets
@@ -139,8 +143,9 @@ class Scanner:
             offset = offsets.get(f"PyThreadState.{name}")
             if offset is not None:
                 target = self._objects.pointer(state.address + offset)
-                self._walk.root(target, 1, name_number, 1)
-        self._walk.thread(number, self._top_frame(state))
+                self._walk.root(target, ROOT_KINDS.index("thread"), name_number, 1)
+        with suppress(MemoryReadError):
+            self._walk.thread(number, self._top_frame(state))
 
     def _top_frame(self, state: ThreadState) -> int:
         layout, pointer = self._layout, self._objects.pointer

@@ -17,7 +17,7 @@ from typing import Any
 
 import msgspec
 import numpy as np
-import numpy.ma  # noqa: F401 numpy loads it when some functions are called first
+import numpy.ma
 
 from probes.errors import ImplausibleMemory, MemoryReadError, ParkscopeError
 from tracer.heap import codec

@@ -72,6 +72,7 @@
     X(wstr_length, "PyCompactUnicodeObject.wstr_length")                                      \
     X(bytearray_alloc, "PyByteArrayObject.ob_alloc")                                          \
     X(bytearray_object, "PyByteArrayObject.ob_bytes_object")                                  \
+    X(bytes_first, "PyBytesObject.ob_sval")                                                   \
     X(md_def, "PyModuleObject.md_def")                                                        \
     X(md_state, "PyModuleObject.md_state")                                                    \
     X(md_state_size, "PyModuleObject.md_state_size")                                          \

@@ -232,8 +232,12 @@ static u64 visit_kind(struct visitor *visitor, u64 address, const struct type *t
     }
     case K_STR:
         return str_size(visitor, address, object, basic);
-    case K_BYTEARRAY:
-        return basic + (off->bytearray_object >= 0 ? 0 : load64(object + off->bytearray_alloc));
+    case K_BYTEARRAY: {
+        u64 room = load64(object + off->bytearray_alloc);
+        if (room && off->bytearray_object >= 0)
+            room += (u64)off->bytes_first + 1;
+        return basic + (room <= walk->image.size ? room : 0);
+    }
     case K_LIST:
         return visit_list(visitor, object, basic);
     case K_TUPLE:

@@ -28,8 +28,6 @@ def build_heap(scan: Scan, meta: dict[str, Any], *, values: bool) -> Heap:
     """Name and complete what was walked. Columns may be views: keep ``scan`` open meanwhile."""
     columns = scan.walk.columns()
     names, strings = Names(scan, columns), Strings()
-    offsets = np.zeros(len(columns["degree"]) + 1, np.int64)
-    np.cumsum(columns["degree"], dtype=np.int64, out=offsets[1:])
     fixed = fixed_sizes(columns)
     found = {
         "address": columns["address"],
@@ -45,8 +43,7 @@ def build_heap(scan: Scan, meta: dict[str, Any], *, values: bool) -> Heap:
         "label_kind": columns["labels"]["kind"].astype(np.uint8),
         "label_name": names.labels(strings),
     }
-    found["text_node"], found["text"] = names.texts(offsets, strings, values=values)
-    del offsets
+    found["text_node"], found["text"] = names.texts(strings, values=values)
     closure = _consistency(scan, columns, found, strings)
     _references(columns, found, names.references(strings))
     return Heap(
@@ -177,16 +174,19 @@ def _static_roots(
     with mmap.mmap(image.fd, image.size, prot=mmap.PROT_READ) as memory:
         words = np.frombuffer(memory, np.uint64, count=image.size // 8)
         for segment, file in _static_segments(image):
-            inside = wanted[(wanted >= segment.start) & (wanted < segment.end)]
+            inside = (wanted >= segment.start) & (wanted < segment.end)
             length = segment.end - segment.start
             part = words[segment.offset // 8 : (segment.offset + length) // 8]
+            # In steps: variables that point to something wanted are few among the words.
+            near = part[(part >= wanted[0]) & (part <= wanted[-1])] if len(wanted) else part[:0]
+            place = np.searchsorted(wanted, near)
+            hits = place[wanted[place] == near]
+            counts = inside + np.bincount(hits, minlength=len(wanted))
+            explained = np.minimum(counts, excess[nodes])
+            excess[nodes] -= explained
             name = strings.number(file)
-            for address in (*inside.tolist(), *part[np.isin(part, wanted)].tolist()):
-                node = int(nodes[np.searchsorted(wanted, address)])
-                if excess[node] > 0:
-                    excess[node] -= 1
-                    found.append((node, STATIC, name))
-            del part
+            found += [(node, STATIC, name) for node in np.repeat(nodes, explained).tolist()]
+            del part, near
         del words
     return found
 

@@ -6,7 +6,6 @@ attributes, variables, modules' globals, functions and files, as code gives them
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -37,6 +36,8 @@ _NAMESPACE_FIELDS = frozenset({"__dict__", "md_dict", "func_dict", "od_inst_dict
 _KINDS = ("thread", "generator", "frame object")
 _MODULE_SLOTS = 8  # __module__ is put into a class's namespace first
 _CHUNK = 1 << 18
+_NAME, _SPACE, _KEY = 1, 2, 4
+"""Bits of nodes: a name that code gives; a namespace; a key of one."""
 _CODE_UNIT = 2
 
 
@@ -195,30 +196,36 @@ class Names:
             return "", "", 0, b""
 
     def texts(
-        self, offsets: npt.NDArray[np.int64], strings: Strings, *, values: bool
+        self, strings: Strings, *, values: bool
     ) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.uint32]]:
         """(nodes, numbers) of the str objects whose text the dump may hold; all with ``values``."""
         columns, flags = self._columns, self._columns["types"]["flags"]
-        is_text = (flags & np.uint64(_UNICODE)) != 0
+        is_text = ((flags & np.uint64(_UNICODE)) != 0)[columns["type"]]
         if values:
-            chosen = np.flatnonzero(is_text[columns["type"]])
-            return self._read_texts(chosen, strings, lambda _: True, MAX_VALUE)
-        keys = np.zeros(len(columns["type"]), bool)
-        for nodes in self._namespace_keys(offsets):
-            keys[nodes] = True
-        names = np.zeros(len(columns["type"]), bool)
-        for nodes in self._field_targets(offsets, _NAME_FIELDS):
-            names[nodes] = True
-        keys &= ~names
-        first = self._read_texts(
-            np.flatnonzero(names & is_text[columns["type"]]), strings, lambda _: True, MAX_NAME
-        )
+            return self._read_texts(np.flatnonzero(is_text), strings, lambda _: True, MAX_VALUE)
+        walk = self._scan.walk
+        bits = walk.flag_targets(self._label_bits())
+        walk.flag_keys(bits, _SPACE, _KEY)
+        names = (bits & _NAME) != 0
+        keys = ((bits & _KEY) != 0) & ~names
+        first = self._read_texts(np.flatnonzero(names & is_text), strings, lambda _: True, MAX_NAME)
         second = self._read_texts(
-            np.flatnonzero(keys & is_text[columns["type"]]), strings, str.isidentifier, MAX_NAME
+            np.flatnonzero(keys & is_text), strings, str.isidentifier, MAX_NAME
         )
         nodes = np.concatenate([first[0], second[0]])
         order = np.argsort(nodes, kind="stable")
         return nodes[order], np.concatenate([first[1], second[1]])[order]
+
+    def _label_bits(self) -> npt.NDArray[np.uint8]:
+        """Per label whether it leads to a name, or to a dict whose keys are names."""
+        labels = self._columns["labels"]
+        bits = np.where(labels["kind"] == _DICT, np.uint8(_SPACE), np.uint8(0))
+        is_field = labels["kind"] == _FIELD
+        for number in np.unique(labels["name"][is_field]).tolist():
+            name = field_name(library(), number)
+            bit = _NAME if name in _NAME_FIELDS else _SPACE if name in _NAMESPACE_FIELDS else 0
+            bits[is_field & (labels["name"] == number)] |= bit
+        return bits
 
     def _read_texts(
         self, nodes: npt.NDArray[Any], strings: Strings, accept: Any, limit: int
@@ -233,50 +240,3 @@ class Names:
                     found.append(node)
                     numbers.append(strings.number(text[:limit]))
         return np.array(found, np.uint32), np.array(numbers, np.uint32)
-
-    def _places(self, wanted: Iterable[str], kind: int) -> Iterator[npt.NDArray[np.int32]]:
-        """Per shape the place of a label of that kind and name, -1 where it has none."""
-        columns = self._columns
-        shapes, labels = columns["shapes"], columns["labels"]
-        owner = np.repeat(np.arange(len(shapes)), shapes["count"])
-        place = np.arange(len(labels)) - np.repeat(
-            shapes["first"].astype(np.int64), shapes["count"]
-        )
-        numbers = {
-            number: field_name(library(), number)
-            for number in np.unique(labels["name"][labels["kind"] == _FIELD]).tolist()
-        }
-        keys = [0] if kind == _DICT else [n for n, name in numbers.items() if name in set(wanted)]
-        for key in keys:
-            rows = np.flatnonzero((labels["kind"] == kind) & (labels["name"] == key))
-            found = np.full(len(shapes), -1, np.int32)
-            found[owner[rows]] = place[rows]
-            yield found
-
-    def _field_targets(
-        self, offsets: npt.NDArray[np.int64], wanted: frozenset[str], kind: int = _FIELD
-    ) -> Iterator[npt.NDArray[Any]]:
-        columns = self._columns
-        for place in self._places(wanted, kind):
-            at = place[columns["shape"]]
-            nodes = np.flatnonzero(at >= 0)
-            yield columns["target"][offsets[nodes] + at[nodes]]
-
-    def _namespace_keys(self, offsets: npt.NDArray[np.int64]) -> Iterator[npt.NDArray[Any]]:
-        """Keys of the dicts that hold attributes or globals."""
-        columns = self._columns
-        spaces = np.zeros(len(columns["type"]), bool)
-        for targets in self._field_targets(offsets, _NAMESPACE_FIELDS):
-            spaces[targets] = True
-        for targets in self._field_targets(offsets, frozenset(), _DICT):
-            spaces[targets] = True
-        pairs = columns["shapes"]["tail"] == 2  # TAIL_PAIRS
-        dicts = np.flatnonzero(spaces & pairs[columns["shape"]])
-        heads = columns["shapes"]["count"].astype(np.int64)
-        for start in range(0, len(dicts), _CHUNK):
-            part = dicts[start : start + _CHUNK]
-            first = offsets[part] + heads[columns["shape"][part]]
-            count = (offsets[part + 1] - first) // 2
-            skipped = np.repeat(np.cumsum(count) - count, count)
-            inside = np.arange(int(count.sum())) - skipped
-            yield columns["target"][np.repeat(first, count) + 2 * inside]

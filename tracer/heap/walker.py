@@ -100,7 +100,7 @@ class Library:
     def __init__(self, path: str) -> None:
         self.calls = ctypes.CDLL(path)
         pointer, u64, u32 = ctypes.c_void_p, ctypes.c_uint64, ctypes.c_uint32
-        text = ctypes.c_char_p
+        text, u8 = ctypes.c_char_p, ctypes.c_uint8
         for name, result, arguments in (
             ("walk_offset_names", text, ()),
             ("walk_kind_names", text, ()),
@@ -121,6 +121,8 @@ class Library:
             ("walk_totals", None, (pointer, pointer)),
             ("walk_rows", pointer, (pointer, u32)),
             ("walk_type_rows", None, (pointer, pointer)),
+            ("walk_flag_targets", None, (pointer, pointer, pointer)),
+            ("walk_flag_keys", None, (pointer, u8, u8, pointer)),
         ):
             function = getattr(self.calls, name)
             function.restype, function.argtypes = result, arguments
@@ -258,6 +260,20 @@ class Walk:
         self._code.calls.walk_type_rows(self._handle, types.ctypes.data)
         found["types"] = types
         return found
+
+    def flag_targets(self, labels: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+        """Per node the bits of all labels (one row each) whose references lead to it."""
+        if len(labels) != self.totals()["labels"]:
+            raise InternalError("bits for other labels than there are")
+        nodes = np.zeros(self.totals()["nodes"], np.uint8)
+        self._code.calls.walk_flag_targets(self._handle, labels.ctypes.data, nodes.ctypes.data)
+        return nodes
+
+    def flag_keys(self, nodes: npt.NDArray[np.uint8], dicts: int, keys: int) -> None:
+        """Set the bits ``keys`` of the keys of every dict that has one of the bits ``dicts``."""
+        if len(nodes) != self.totals()["nodes"]:
+            raise InternalError("bits for other nodes than there are")
+        self._code.calls.walk_flag_keys(self._handle, dicts, keys, nodes.ctypes.data)
 
     def _check(self, status: int) -> None:
         if status == _NO_MEMORY:

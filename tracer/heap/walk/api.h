@@ -28,6 +28,8 @@ API const char *walk_field_names(void);
 API u64 walk_progress(const struct walk *walk);
 API void walk_totals(const struct walk *walk, u64 *totals);
 API const void *walk_rows(const struct walk *walk, u32 which);
+API void walk_flag_targets(const struct walk *walk, const u8 *labels, u8 *nodes);
+API void walk_flag_keys(const struct walk *walk, u8 dicts, u8 keys, u8 *nodes);
 API void walk_type_rows(const struct walk *walk, u64 *rows);
 
 #endif

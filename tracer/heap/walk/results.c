@@ -60,3 +60,32 @@ void walk_type_rows(const struct walk *walk, u64 *rows)
         row[4] = types[at].kind;
     }
 }
+
+/* Sets the bits `labels[i]` in the nodes that references with label i lead to. */
+void walk_flag_targets(const struct walk *walk, const u8 *labels, u8 *nodes)
+{
+    const struct columns *columns = &walk->columns;
+    const struct shape *shapes = walk->shapes.rows.items;
+    u64 first = 0;
+    for (u64 node = 0; node < columns->nodes; first += columns->degree[node++]) {
+        const struct shape *shape = &shapes[columns->shape[node]];
+        for (u32 at = 0; at < shape->count; at++)
+            if (labels[shape->first + at])
+                nodes[columns->target[first + at]] |= labels[shape->first + at];
+    }
+}
+
+/* Sets the bits `keys` in the keys of every dict that has one of the bits `dicts`. */
+void walk_flag_keys(const struct walk *walk, u8 dicts, u8 keys, u8 *nodes)
+{
+    const struct columns *columns = &walk->columns;
+    const struct shape *shapes = walk->shapes.rows.items;
+    u64 first = 0;
+    for (u64 node = 0; node < columns->nodes; first += columns->degree[node++]) {
+        const struct shape *shape = &shapes[columns->shape[node]];
+        if (!(nodes[node] & dicts) || (shape->tail & 0x7f) != TAIL_PAIRS)
+            continue;
+        for (u32 at = shape->count; at < columns->degree[node]; at += 2)
+            nodes[columns->target[first + at]] |= keys;
+    }
+}

@@ -24,12 +24,14 @@ import gc
 import itertools
 import operator
 import os
+import queue
 import re
 import sys
 import threading
 import time
 import types
 import weakref
+from xml.etree import ElementTree
 
 
 class Plain:
@@ -227,6 +229,22 @@ def in_context(number):
     return context
 
 
+def an_element(number):
+    one = ElementTree.Element("tag", {"key": "value %d" % number})
+    one.text, one.tail = "text %d" % number, None
+    for _ in range(number % 7):
+        ElementTree.SubElement(one, "child").append(ElementTree.Element("below"))
+    return one
+
+
+def a_queue(number):
+    one = queue.SimpleQueue()
+    for _ in range(number % 20 + 3):
+        one.put([number])
+    one.get()
+    return one
+
+
 VARIABLE = contextvars.ContextVar("variable")
 ZONE = datetime.timezone(datetime.timedelta(hours=1))
 KINDS = {
@@ -300,9 +318,19 @@ KINDS = {
     "code": lambda n: compile("def f(a): return a + %d" % n, "file_%d" % n, "exec"),
     "stat result": lambda n: os.stat("/"),
     "context": in_context,
+    "xml element": an_element,
+    "simple queue": a_queue,
     "lock": lambda n: [threading.Lock(), threading.RLock(), threading.local()],
 }
-FEW = {"class": 20, "code": 10, "module": 4, "many attributes": 4, "context": 4, "exception": 2}
+FEW = {
+    "simple queue": 6,
+    "class": 20,
+    "code": 10,
+    "module": 4,
+    "many attributes": 4,
+    "context": 4,
+    "exception": 2,
+}
 """Kinds that bring so many objects with them that fewer will do: divisors."""
 KEPT = [Plain(number) for number in range(50)]
 

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.heaps import KINDS, SUBINTERPRETERS, agreement, read_truth, walked
+from tests.heaps import KINDS, SUBINTERPRETERS, agreement, edges_of, read_truth, walked
 from tests.interpreters import Interpreter, matrix
+from tests.processes import read_line
 
 pytestmark = pytest.mark.ptrace
 
+ARRAYS = Path(__file__).parents[2] / "targets/arrays.py"
 KNOWN_CONTRADICTIONS = {"system-3.11": 1}
 """Debian's 3.11.2 counts one reference to ``int`` too few; 3.11.7 does not."""
 
@@ -46,3 +49,18 @@ def test_every_interpreter_is_walked(interpreter: Interpreter, start: Callable[.
     assert counts["OnlyIn0"] == counts["OnlyIn1"] == 100
     assert heap.closure.contradictions == 0
     assert heap.closure.share >= 0.995
+
+
+def test_arrays_have_their_items_and_bytes(start: Callable[..., Any]) -> None:
+    process = start([sys.executable, str(ARRAYS)])
+    said, size = read_line(process).split()
+    assert said == "ready"
+    heap, _, image = walked(process.pid)
+    image.close()
+    names = [one.name for one in heap.types]
+    kinds = heap.columns["type"]
+    source, target = edges_of(heap)
+    array, held = names.index("numpy.ndarray"), names.index("__main__.Held")
+    assert sum((kinds[source] == array) & (kinds[target] == held)) == 60
+    assert int(size) in heap.columns["sizes"][kinds == array].tolist()
+    assert heap.closure.contradictions <= KNOWN_CONTRADICTIONS.get("system-3.11", 0)

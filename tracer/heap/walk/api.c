@@ -16,7 +16,7 @@ const char *walk_kind_names(void)
     /* in the order of enum kind */
     return "scan\nplain\nfields\nint\nstr\nbytearray\nlist\ntuple\ndict\nordered_dict\nset\n"
            "type\nframe\ngenerator\ncode\nmodule\nweakref\ndatetime\ndeque\narray\nlru_cache\n"
-           "lru_link\nbuffered\n";
+           "lru_link\nbuffered\nelement\nring\nndarray\n";
 }
 
 static bool prepare(struct walk *walk)

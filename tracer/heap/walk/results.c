@@ -13,7 +13,7 @@ const char *walk_field_names(void)
     return "\n__dict__\ntp_cache\n__mro__\n__bases__\n__base__\ntp_subclasses\n__name__\n"
            "__qualname__\n__slots__\nht_module\ncode\nfunction\nf_locals\nframe\nco_code\n"
            "co_varnames\nco_cellvars\nco_freevars\nreferent\n__dict__\nargs\n__notes__\n"
-           "__traceback__\n__context__\n__cause__\nstate\nnext\n";
+           "__traceback__\n__context__\n__cause__\nstate\nnext\ntext\ntail\nattrib\n";
 }
 
 /* Objects found and written so far; each is counted twice by the end. */

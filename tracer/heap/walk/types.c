@@ -328,6 +328,12 @@ static u64 read_size(const struct walk *walk, enum kind kind)
         return 48;
     case K_BUFFERED:
         return 128;
+    case K_ELEMENT:
+        return 48;
+    case K_RING:
+        return 64;
+    case K_NDARRAY:
+        return 72;
     default:
         return 16;
     }
@@ -337,7 +343,7 @@ static void settle_sizes(const struct walk *walk, struct type *type)
 {
     u64 least = least_size(walk, type->kind);
     if (type->basicsize < (least ? least : read_size(walk, type->kind)))
-        type->kind = K_PLAIN; /* not what it says that it is */
+        type->kind = type->kind == K_RING ? K_SCAN : K_PLAIN; /* not what it says, or older */
     least = least_size(walk, type->kind);
     type->need = (u32)(least ? least : type->basicsize);
     if (type->itemsize && type->need < (u64)walk->off.ob_size + 8)

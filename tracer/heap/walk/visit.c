@@ -265,6 +265,12 @@ static u64 visit_kind(struct visitor *visitor, u64 address, const struct type *t
         return visit_deque(visitor, object, basic);
     case K_ARRAY:
         return visit_array(visitor, object, basic);
+    case K_ELEMENT:
+        return visit_element(visitor, object, basic);
+    case K_RING:
+        return visit_ring(visitor, object, basic);
+    case K_NDARRAY:
+        return visit_ndarray(visitor, object, basic);
     case K_LRU_CACHE:
     case K_LRU_LINK:
         visit_link(visitor, type, object);

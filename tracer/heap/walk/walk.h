@@ -36,6 +36,9 @@ enum kind {
     K_LRU_CACHE,
     K_LRU_LINK,
     K_BUFFERED,
+    K_ELEMENT,
+    K_RING,
+    K_NDARRAY,
     KIND_COUNT
 };
 
@@ -89,6 +92,9 @@ enum own_field {
     F_EXC_CAUSE,
     F_STATE,
     F_NEXT,
+    F_TEXT,
+    F_TAIL,
+    F_ATTRIB,
     FIELD_FIRST = 64
 };
 
@@ -242,7 +248,7 @@ bool mark_object(struct visitor *visitor, u64 address);
 void drain(struct visitor *visitor);
 bool plausible_object(struct visitor *visitor, u64 address);
 
-/* visit.c, containers.c, frames.c */
+/* visit.c, containers.c, modules.c, frames.c */
 u64 visit_object(struct visitor *visitor, u64 address, const struct type *type);
 void visit_interpreter_frame(struct visitor *visitor, u64 frame);
 u64 frame_slots(struct visitor *visitor, u64 frame);
@@ -255,6 +261,9 @@ u64 visit_set(struct visitor *visitor, u64 address, const u8 *object, u64 basics
 u64 visit_deque(struct visitor *visitor, const u8 *object, u64 basicsize);
 u64 visit_array(struct visitor *visitor, const u8 *object, u64 basicsize);
 u64 visit_ordered_dict(struct visitor *visitor, const u8 *object, u64 basicsize);
+u64 visit_element(struct visitor *visitor, const u8 *object, u64 basicsize);
+u64 visit_ring(struct visitor *visitor, const u8 *object, u64 basicsize);
+u64 visit_ndarray(struct visitor *visitor, const u8 *object, u64 basicsize);
 void visit_attributes(struct visitor *visitor, u64 address, const struct type *type);
 void thread_frames(struct visitor *visitor, u32 thread, u64 frame);
 

@@ -182,6 +182,8 @@ class HeapFile:
         blocks = [block for block in self._directory.blocks if block.column == name]
         if any(block.encoding == "json" for block in blocks):
             raise DamagedHeapDump(f"{self.path}: the column {name!r} is text")
+        if not blocks:
+            return np.zeros(0, f"<{DTYPES[name]}")
         if len(blocks) == 1:
             return self._decoded(blocks[0])
         found = np.zeros(sum(block.rows for block in blocks), f"<{DTYPES[name]}")

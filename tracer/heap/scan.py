@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import chain
 
 from probes.errors import ImplausibleMemory, MemoryReadError
 from tracer.heap.image import Image
@@ -86,12 +87,12 @@ class Scanner:
         self._mark_running(interpreters, states)
         for interpreter in interpreters:
             self._interpreter(interpreter)
-        for interpreter in interpreters:
-            heads = walk.list_heads(interpreter.address, self._layout["PyInterpreterState.SIZE"])
-            if not heads:
-                raise ImplausibleMemory("an interpreter has no lists of objects")
-            for head in heads:
-                walk.follow_list(head)
+        size = self._layout["PyInterpreterState.SIZE"]
+        heads = [walk.list_heads(one.address, size) for one in interpreters]
+        if not any(heads):
+            raise ImplausibleMemory("no interpreter has a list of objects")
+        for head in chain(*heads):
+            walk.follow_list(head)
         for number, state in enumerate(states):
             self._thread(number, state)
         walk.finish(threads)

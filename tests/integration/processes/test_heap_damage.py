@@ -26,7 +26,7 @@ pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler"),
 ]
-IMAGES, FILES = 2000, 2000
+IMAGES, FILES = 1500, 1500
 LONGEST_S = 5.0
 """One image has some ten thousand objects, walked in 10 ms; the rest is for a busy machine."""
 PEAK_BYTES = 1 << 30

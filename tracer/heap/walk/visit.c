@@ -5,7 +5,7 @@
 enum {
     FLAG_HEAP_TYPE = 1u << 9,
     MAX_STATE = 1 << 16,
-    MAX_ITEMS_SCANNED = 1 << 20,
+    MAX_ITEMS_SCANNED = 1 << 16,
     LRU_NEXT = 24,
     BUFFER = 56,
     BUFFER_SIZE = 120,

@@ -67,6 +67,7 @@ def counts(pid: int) -> dict[str, Any]:
         "threads": len(tasks),
         "tracers": sorted({re.findall(r"TracerPid:\s*(\d+)", text)[0] for text in status}),
         "masks": sorted(re.findall(r"SigBlk:\s*(\w+)", text)[0] for text in status),
+        "nice": sorted({os.getpriority(os.PRIO_PROCESS, tid) for tid in tasks}),
         "children": sorted(children(pid)),
         "watched": (place / "smaps").read_text().count(" uw"),
     }

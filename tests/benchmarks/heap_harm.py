@@ -23,7 +23,8 @@ from tests.processes import read_line, started, wait_ready, wait_until
 CLIENTS = 4
 STEPS = {
     "stop-and-copy": "ready seized stopping stopped copied released",
-    "clone": "ready seized stopping stopped injecting injected released held copying killed reaped",
+    "clone": "ready seized stopping stopped preferred injecting injected released held copying"
+    " killed reaped",
     "precopy": "seized stopping stopped injecting injected lent released watched precopied"
     " ready copied unwatched",
 }

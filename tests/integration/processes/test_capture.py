@@ -7,6 +7,7 @@ import os
 import signal
 import struct
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from tests.interpreters import Interpreter, get, matrix
 from tests.processes import read_line, wait_until
 from tracer.heap.capture import capture
 from tracer.heap.image import load
-from tracer.heap.machine import Headroom
+from tracer.heap.machine import Headroom, headroom
 from tracer.pymem.layout import load as load_layout
 from tracer.pymem.layout import merge_debug_offsets
 from tracer.pymem.memory import ProcessMemory
@@ -152,7 +153,8 @@ def test_the_target_is_unharmed_by_fifty_images(start: Start) -> None:
 
 STEPS = {
     "stop-and-copy": "ready seized stopping stopped copied released",
-    "clone": "ready seized stopping stopped injecting injected released held copying killed reaped",
+    "clone": "ready seized stopping stopped preferred injecting injected released held copying"
+    " killed reaped",
     "precopy": "seized stopping stopped injecting injected lent released watched precopied"
     " ready copied unwatched",
 }
@@ -288,11 +290,42 @@ def test_a_thread_that_cannot_be_stopped_is_said(start: Start) -> None:
         with pytest.raises(CaptureRefused, match="uninterruptible sleep"):
             capturing.take(process.pid, engine)
         assert capturing.is_running(process.pid)
-    rounds = []
-    for _ in range(2):
+
+    def rounds() -> int:
         capturing.ask(process)
-        rounds.append(int(read_line(process)))
-    assert rounds[0] < rounds[1]
+        return int(read_line(process))
+
+    before = rounds()
+    wait_until(lambda: rounds() > before, "the loop goes on")
+
+
+@pytest.fixture
+def tight_group() -> Iterator[Path]:
+    """A memory control group (version 1) with a limit of 100 MiB, gone afterwards."""
+    group = Path("/sys/fs/cgroup/memory/parkscope-test")
+    try:
+        group.mkdir()
+    except OSError as error:
+        pytest.skip(f"no control group can be made: {error}")
+    try:
+        (group / "memory.limit_in_bytes").write_text(str(100 << 20))
+        yield group
+    finally:
+        wait_until(lambda: not (group / "cgroup.procs").read_text(), "the group is empty")
+        group.rmdir()
+
+
+def test_the_limit_of_the_targets_group_counts(tight_group: Path, start: Start) -> None:
+    pid, said = writers(start, get("system-3.11"), 60)
+    (tight_group / "cgroup.procs").write_text(str(pid))
+    with capturing.take(pid) as image:
+        assert image.facts.engine != "clone"
+        assert capturing.contradictions(image, said) == []
+    # What it had before it was moved into the group does not count there: leave it less.
+    (tight_group / "memory.limit_in_bytes").write_text(str(30 << 20))
+    assert headroom(pid).size_bytes <= 30 << 20
+    with pytest.raises(CaptureRefused, match=r"clone needs .* copies on write.*parkscope-test"):
+        capturing.take(pid, "clone")
 
 
 def test_what_is_no_python_is_refused(start: Start) -> None:

@@ -60,9 +60,12 @@ def test_every_engine_leaves_out_the_same(start: Start, engine: str) -> None:
     process = start(get("system-3.11"), TARGET, stdin=subprocess.PIPE, ready=True)
     said = json.loads(read_line(process, 30))
     everything = {**said["tables"], **said["buffers"]}
+    maps = Path(f"/proc/{process.pid}/maps")
+    before = maps.read_text()
     with capturing.take(process.pid, engine) as image:
         assert digest(image, *said["tables"]["set"][:2]) == said["tables"]["set"][2]
         assert sum(left_out(image, a, n) for a, n, _ in said["buffers"].values()) > 100 << 20
     with capturing.take(process.pid, engine, skip_foreign=False) as image:
         assert all(digest(image, a, n) == h for a, n, h in everything.values())
         assert not any(one.free_of_references for one in image.facts.skipped)
+    assert maps.read_text() == before

@@ -81,7 +81,10 @@ static int make_clone(u64 gadget) {
     struct thread *thread = injectable();
     if (!thread)
         return oops("no_thread", "no thread of the target may make a system call for us");
-    if (inject(thread, gadget, SYS_clone, arguments, &child))
+    prefer(thread);
+    int status = inject(thread, gadget, SYS_clone, arguments, &child);
+    prefer_no_more();
+    if (status)
         return -1;
     if (child < 0)
         return oops("engine", "clone: %s", why_no_clone(child));

@@ -28,6 +28,8 @@ struct shared {
     _Atomic int child;           /* a clone that nobody has reaped yet, as the target numbers it */
     _Atomic int outer;           /* the same as we do, which differs in a PID namespace; or 0 */
     _Atomic int remote_fd;       /* the target's own number of a userfaultfd, or -1 */
+    _Atomic int hurried;         /* a thread of the target that goes first for a moment, or 0 */
+    _Atomic int nice;            /* … and what it had before */
     _Atomic int sent;            /* the worker has said how it ended */
 };
 extern struct shared *shared;
@@ -63,7 +65,12 @@ extern struct facts facts;
 u64 now_ns(void);
 void step(const char *name);
 bool abandoned(void);                     /* tracer or supervisor is gone */
-void hurry(int priority);                 /* 0: as everybody else */
+enum place {
+    LAST,  /* behind everybody else: the target comes first */
+    AMONG, /* as everybody: what the target writes is to be caught up with */
+    FIRST, /* before everybody: the target waits */
+};
+void hurry(enum place place);
 int oops(const char *code, const char *format, ...) __attribute__((format(printf, 2, 3)));
 void note(const char *text);
 void say_progress(const char *phase, u64 done, u64 total);
@@ -172,6 +179,8 @@ extern bool finishing;                   /* what was begun is undone: whoever gi
 int freeze(bool watch_collector);
 u64 thaw(void);                          /* the length of the stop that it ends */
 struct thread *injectable(void);
+void prefer(struct thread *thread);
+void prefer_no_more(void);
 u64 find_gadget(pid_t pid, const struct maps *maps);
 int inject(struct thread *thread, u64 gadget, long number, const long arguments[6], long *result);
 

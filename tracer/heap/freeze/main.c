@@ -248,16 +248,16 @@ static void block_signals(void) {
     sigprocmask(SIG_SETMASK, &all, NULL);
 }
 
-/* Before everybody else, for as long as the target waits for us; 0: behind everybody else,
- * for the target comes first. Who may not do the former could not undo the latter. */
-void hurry(int priority) {
+/* Where we stand among others. Who may not go first could not come back from the last place
+ * either, and stays where everybody is. */
+void hurry(enum place place) {
     static bool allowed = true;
-    struct sched_param parameter = {.sched_priority = priority};
-    int policy = priority ? SCHED_FIFO : SCHED_OTHER;
+    struct sched_param parameter = {.sched_priority = place == FIRST};
+    int policy = place == FIRST ? SCHED_FIFO : SCHED_OTHER;
     if (!allowed || sched_setscheduler(0, policy | SCHED_RESET_ON_FORK, &parameter))
         allowed = false;
-    else if (!priority)
-        setpriority(PRIO_PROCESS, 0, AFTER_OTHERS);
+    else if (place != FIRST)
+        setpriority(PRIO_PROCESS, 0, place == LAST ? AFTER_OTHERS : 0);
 }
 
 /* Should memory run out, the worst moment to be killed is while a thread is borrowed. Only
@@ -320,8 +320,8 @@ static pid_t start_worker(bool cleaning) {
         return pid;
     if (cleaning)
         options.fault_step = NULL;
-    hurry(1);
-    hurry(0);
+    hurry(FIRST);
+    hurry(LAST);
     _exit(work(cleaning));
 }
 
@@ -403,7 +403,7 @@ int main(int count, char **words) {
     if (shared == MAP_FAILED)
         return 1;
     atomic_store(&shared->remote_fd, -1);
-    hurry(2);
+    hurry(FIRST);
     bool overdue = false;
     pid_t worker = start_worker(false);
     int status = worker > 0 ? supervise(worker, &overdue) : 1;
@@ -411,6 +411,7 @@ int main(int count, char **words) {
         return status;
     atomic_store(&shared->stopped_at, 0);
     atomic_store(&shared->window, 0);
+    prefer_no_more();
     if (atomic_load(&shared->child) || atomic_load(&shared->remote_fd) >= 0) {
         bool again = false;
         worker = start_worker(true);

@@ -120,6 +120,7 @@ static u64 sweep(struct pages *pages, struct plan *plan, struct regions *found) 
 static u64 converge(struct pages *pages, struct plan *plan, struct regions *found) {
     u64 last = ~0ULL, dirty = sweep(pages, plan, found);
     step("precopied");
+    hurry(AMONG);
     for (int round = 0; round < MAX_ROUNDS && dirty > FEW / 4 && !abandoned(); round++) {
         if (round > 2 && dirty > last / 10 * 9)
             break;

@@ -11,6 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ptrace.h>
+#include <sys/resource.h>
 #include <sys/syscall.h>
 #include <sys/time.h>
 #include <sys/uio.h>
@@ -158,7 +159,7 @@ static void release_all(void) {
             threads.items[waiting++] = threads.items[i];
     threads.count = waiting;
     atomic_store(&shared->stopped_at, 0);
-    hurry(0);
+    hurry(LAST);
     for (int64_t until = (int64_t)now_ns() + LATE_NS; threads.count; nap(200000)) {
         for (size_t i = threads.count; i-- > 0;) {
             struct thread *thread = &threads.items[i];
@@ -184,7 +185,7 @@ u64 thaw(void) {
     facts.threads = (int)threads.count;
     threads.count = 0;
     atomic_store(&shared->stopped_at, 0);
-    hurry(0);
+    hurry(LAST);
     step("released");
     if (facts.stop_count < MAX_STOPS)
         facts.stops[facts.stop_count++] = length;
@@ -199,7 +200,7 @@ static int stop_all(void) {
         if (added < 0)
             return -1;
     step("seized");
-    hurry(1);
+    hurry(FIRST);
     atomic_store(&shared->stopped_at, (int64_t)now_ns());
     set_alarm(STRAGGLER_NS);
     int64_t until = (int64_t)now_ns() + STRAGGLER_NS;
@@ -342,6 +343,26 @@ static int step_over(pid_t tid, u64 gadget, struct user_regs_struct *after, bool
             *stop_again = true;
     }
     return -1;
+}
+
+/* Have the thread go before everybody else: what it does for us is the target's pause, and
+ * on a busy machine it would wait for its turn. Root may. Undone by whoever is left. */
+void prefer(struct thread *thread) {
+    errno = 0;
+    int before = getpriority(PRIO_PROCESS, (id_t)thread->tid);
+    if (errno || sched_getscheduler(thread->tid) != SCHED_OTHER)
+        return;
+    atomic_store(&shared->nice, before);
+    atomic_store(&shared->hurried, thread->tid);
+    setpriority(PRIO_PROCESS, (id_t)thread->tid, -20);
+    step("preferred");
+}
+
+void prefer_no_more(void) {
+    int tid = atomic_load(&shared->hurried);
+    if (tid)
+        setpriority(PRIO_PROCESS, (id_t)tid, atomic_load(&shared->nice));
+    atomic_store(&shared->hurried, 0);
 }
 
 /* From the stop behind the step into one like that before it. Behind the step a SIGTRAP is

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -19,6 +20,7 @@ from probes.errors import (
     ImplausibleMemory,
     InternalError,
     ParkscopeError,
+    RecordingError,
 )
 from tracer.heap.capture import CaptureOptions, capture
 from tracer.heap.image import Image
@@ -133,6 +135,11 @@ def walk_image(
             if "error" in answer:
                 raise _error(answer)
             progress(answer["phase"], answer["done"], answer.get("total", 0))
+    if worker.returncode == -signal.SIGKILL:
+        raise RecordingError(
+            "the walk was killed, for want of memory perhaps",
+            hint="It takes about twice the target's memory. Make room; nothing was written.",
+        )
     raise InternalError(f"the walk ended without a word (exit code {worker.returncode})")
 
 

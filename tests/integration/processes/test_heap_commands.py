@@ -15,7 +15,7 @@ from typing import Any
 import psutil
 import pytest
 
-from probes.errors import ImplausibleMemory
+from probes.errors import ImplausibleMemory, InternalError, RecordingError
 from tests.capturing import take
 from tests.heaps import edges_of
 from tests.interpreters import Interpreter, get, matrix
@@ -178,19 +178,21 @@ def test_the_worker_gives_its_privileges_up() -> None:
     assert int(status["CapEff"], 16) == 0
 
 
+@pytest.mark.parametrize(
+    ("how", "error", "words"),
+    [(signal.SIGKILL, RecordingError, "memory"), (signal.SIGSEGV, InternalError, "-11")],
+)
 def test_a_worker_that_dies_is_no_crash_of_ours(
-    captured: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    captured: Any, tmp_path: Path, how: signal.Signals, error: type[Exception], words: str
 ) -> None:
     image, place = captured
 
-    def killed(phase: str, _done: int, _total: int) -> None:
+    def killed(_phase: str, _done: int, _total: int) -> None:
         for child in psutil.Process().children():
             if "tracer.heap.worker" in child.cmdline():
-                child.send_signal(signal.SIGKILL)
+                child.send_signal(how)
 
-    from probes.errors import InternalError
-
-    with (tmp_path / "x").open("wb") as output, pytest.raises(InternalError, match="-9"):
+    with (tmp_path / "x").open("wb") as output, pytest.raises(error, match=words):
         walk_image(image, place, output.fileno(), {}, progress=killed)
 
 

@@ -61,7 +61,7 @@ def run(what: str, path: Path, count: int, seed: int) -> dict[str, Any]:
         **os.environ,
         "LD_PRELOAD": " ".join(one.stdout.strip() for one in ask),
         # Python itself does not give everything back at exit.
-        "ASAN_OPTIONS": "detect_leaks=0:allocator_may_return_null=1:abort_on_error=0",
+        "ASAN_OPTIONS": "detect_leaks=0:allocator_may_return_null=1:quarantine_size_mb=16",
         "UBSAN_OPTIONS": "print_stacktrace=1",
     }
     done = subprocess.run(

@@ -2,7 +2,7 @@
 
 #include <stdlib.h>
 
-enum { FLAG_HAVE_GC = 1 << 14, LOW_BITS = 3, WORK_PER_WORD = 4, WORK_MORE = 1 << 22 };
+enum { FLAG_HAVE_GC = 1 << 14, LOW_BITS = 3, WORK_PER_WORD = 4, WORK_MORE = 1 << 20 };
 
 const char *walk_offset_names(void)
 {

@@ -174,6 +174,7 @@ int walk_emit(struct walk *walk, u32 threads)
         struct visitor *visitor = &visitors[at];
         visitor->walk = walk;
         visitor->emitting = true;
+        visitor->shapes.most_labels = walk->image.size / 4 + 4096;
         visitor->first = walk->columns.nodes * at / count;
         visitor->last = walk->columns.nodes * (at + 1) / count;
         visitor->edge_room = walk->columns.edge_room;

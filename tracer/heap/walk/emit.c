@@ -105,7 +105,7 @@ static bool shapes_grow(struct shapes *shapes)
     return true;
 }
 
-/* The number of a shape, new or known; UINT32_MAX when memory is short. */
+/* The number of a shape, new or known; UINT32_MAX when they become too many. */
 static u32 shape_number(struct shapes *shapes, u64 hash, const struct label *labels, u64 count,
                         u32 tail)
 {
@@ -118,6 +118,8 @@ static u32 shape_number(struct shapes *shapes, u64 hash, const struct label *lab
         if (row->hash == hash && row->tail == tail && same_labels(shapes, row, labels, count))
             return shapes->table[at] - 1;
     }
+    if (shapes->labels.count + count > shapes->most_labels)
+        return UINT32_MAX;
     struct shape *row = list_add(&shapes->rows, sizeof *row);
     if (!row)
         return UINT32_MAX;

@@ -111,6 +111,11 @@ static void refer(struct visitor *visitor, u32 frame, u64 word, u32 kind, u64 na
     u64 tag = word & walk->constant.tag_mask;
     if (tag > TAG_BORROWED || !(word - tag) || !mark_object(visitor, word - tag))
         return;
+    /* Every one is a word of its own. */
+    if (walk->references.count > walk->image.size / WORD / 2) {
+        walk->status = WALK_IMPLAUSIBLE;
+        return;
+    }
     struct reference *row = list_add(&walk->references, sizeof *row);
     if (!row) {
         walk->status = WALK_NO_MEMORY;

@@ -179,6 +179,7 @@ struct shapes {
     struct list labels; /* struct label */
     u32 *table;
     u64 table_size;
+    u64 most_labels; /* more than the image has words were made up */
 };
 
 struct label {

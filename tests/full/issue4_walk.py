@@ -18,7 +18,6 @@ from tests.capturing import take
 from tests.full import Figure, NotMeasured, at_least, at_most, exactly, must_show
 from tests.heaps import KINDS, TREES, agreement, heap_of, read_truth, walked
 from tests.integration.processes.test_heap_damage import save_bare
-from tests.integration.processes.test_heap_truth import KNOWN_CONTRADICTIONS
 from tests.interpreters import Interpreter, get, interpreters, launch, scratch
 from tests.processes import started, wait_ready
 from tracer.heap.place import place_of
@@ -68,8 +67,7 @@ def against_truth(interpreter: Interpreter) -> Callable[[], Iterator[Figure]]:
             at_most(0.1),
         )
         yield Figure(100 * found.closure, f"{name}: closure, % exact", at_least(99.9))
-        known = KNOWN_CONTRADICTIONS.get(name, 0)
-        yield Figure(found.contradictions, f"{name}: contradictions", at_most(known))
+        yield Figure(found.contradictions, f"{name}: contradictions", exactly(0))
 
     return measure
 
@@ -78,7 +76,6 @@ def while_written(interpreter: Interpreter) -> Callable[[], Iterator[Figure]]:
     """One interpreter: contradictions in dumps while threads change the heap."""
 
     def measure() -> Iterator[Figure]:
-        known = KNOWN_CONTRADICTIONS.get(interpreter.id, 0)
         counts = []
         with target(interpreter, KINDS, "-", "200", WRITERS) as pid:
             place = place_of(inspect(pid))
@@ -86,10 +83,10 @@ def while_written(interpreter: Interpreter) -> Callable[[], Iterator[Figure]]:
                 with take(pid) as image:
                     counts.append(heap_of(image, place).closure.contradictions)
         yield Figure(
-            max(counts) - known,
-            f"{interpreter.id}: new contradictions, {DUMPS} dumps, {WRITERS} writers",
-            at_most(0),
-            f"{sum(count > known for count in counts)} of the dumps had some",
+            max(counts),
+            f"{interpreter.id}: contradictions, {DUMPS} dumps, {WRITERS} writers",
+            exactly(0),
+            f"{sum(map(bool, counts))} of the dumps had some",
         )
 
     return measure

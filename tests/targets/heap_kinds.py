@@ -322,15 +322,8 @@ KINDS = {
     "simple queue": a_queue,
     "lock": lambda n: [threading.Lock(), threading.RLock(), threading.local()],
 }
-FEW = {
-    "simple queue": 6,
-    "class": 20,
-    "code": 10,
-    "module": 4,
-    "many attributes": 4,
-    "context": 4,
-    "exception": 2,
-}
+FEW = {"class": 20, "code": 10, "simple queue": 6, "exception": 2}
+FEW.update(dict.fromkeys(("module", "many attributes", "context"), 4))
 """Kinds that bring so many objects with them that fewer will do: divisors."""
 KEPT = [Plain(number) for number in range(50)]
 

@@ -25,6 +25,9 @@ TAGGED = frozenset(
         "ast_state",
     }
 )
+SAID_BY_THE_TARGET = frozenset({"PyInterpreterState.SIZE"})
+"""What differs within a minor version (3.13.18 has 16 bytes more than 3.13.0) and is read
+from the target's own table, where it has one."""
 
 
 def includes(interpreter: Interpreter) -> list[Path]:
@@ -65,6 +68,7 @@ def test_every_offset_is_the_compilers(interpreter: Interpreter, tmp_path: Path)
     lines += [
         f'_Static_assert({expression(name)} == {offset}, "{name}");'
         for name, offset in layout.offsets.items()
+        if not (layout.debug_fields and name in SAID_BY_THE_TARGET)
     ]
     lines += [
         f'_Static_assert({name.upper()} == {layout.constants[name]}, "{name}");'

@@ -11,7 +11,7 @@ import json
 import os
 import sys
 
-COUNT = 400_000
+COUNT = 250_000
 
 
 def pointer(address):

@@ -8,6 +8,7 @@ import signal
 import struct
 import subprocess
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import psutil
 import pytest
 
 from probes.errors import (
+    CaptureError,
     CaptureRefused,
     CaptureTimeout,
     EngineUnavailable,
@@ -90,6 +92,39 @@ def test_mappings_that_come_and_go_are_those_of_the_moment(start: Start, engine:
                 assert {int.from_bytes(page, "little") for page in pages} == {number}
                 checked += 1
     assert checked > 12
+
+
+def test_no_image_is_of_two_programs(start: Start) -> None:
+    process = start(get("system-3.11"), TARGETS / "execs.py", ["5"])
+    for at in range(30):
+        with suppress(TargetGone, NotCPython, MemoryReadError, CaptureError):
+            capturing.take(process.pid, capturing.ENGINES[at % 3]).close()
+    assert process.poll() is None
+    wait_until(lambda: capturing.is_running(process.pid), "it runs on")
+    assert capturing.children(process.pid) == []
+
+
+def test_threads_and_children_may_come_and_go(start: Start) -> None:
+    process = start(
+        get("system-3.11"), TARGETS / "comes_and_goes.py", stdin=subprocess.PIPE, ready=True
+    )
+
+    def seen() -> Any:
+        capturing.ask(process)
+        return json.loads(read_line(process))
+
+    for at in range(30):
+        capturing.take(process.pid, capturing.ENGINES[at % 3]).close()
+    before = seen()
+    wait_until(
+        lambda: (
+            (now := seen())["threads"] > before["threads"] + 20
+            and now["children"] > before["children"] + 5
+        ),
+        "more of both",
+    )
+    assert seen()["wrong"] == []
+    wait_until(lambda: "zombie" not in str(capturing.children(process.pid)), "no zombie stays")
 
 
 class Waits:
@@ -286,10 +321,9 @@ def test_a_thread_that_cannot_be_stopped_is_said(start: Start) -> None:
         get("system-3.11"), TARGETS / "uninterruptible.py", stdin=subprocess.PIPE, ready=True
     )
     wait_until(lambda: "D" in capturing.states(process.pid), "a thread sleeps uninterruptibly")
-    for engine in capturing.ENGINES:
-        with pytest.raises(CaptureRefused, match="uninterruptible sleep"):
-            capturing.take(process.pid, engine)
-        assert capturing.is_running(process.pid)
+    with pytest.raises(CaptureRefused, match="uninterruptible sleep"):
+        capturing.take(process.pid, "precopy")
+    assert capturing.is_running(process.pid)
 
     def rounds() -> int:
         capturing.ask(process)

@@ -19,6 +19,7 @@
  * ever run, for the worker was killed before it held the clone, it dies there at once, by
  * a signal that it has blocked, and so without a handler of the program. */
 #define NO_STACK 8
+#define REAP_TRIES 20
 
 static int read_maps(pid_t pid, struct maps *maps) {
     int status = maps_read(pid, maps);
@@ -131,22 +132,36 @@ static int copy_clone(pid_t child, struct maps *maps, struct plan *plan) {
     return abandoned() ? oops("abandoned", "the dump was given up") : status;
 }
 
-/* Have the target take the dead clone off its list of children. Any thread of it can. */
-static int reap_clone(u64 gadget) {
-    pid_t child = atomic_load(&shared->child);
+/* Once: 0 when the target has it off its list of children. The instruction to borrow is
+ * looked for anew, for the target may have replaced its program. */
+static int try_to_reap(void) {
+    struct maps maps = {0};
     long reaped = 0;
+    pid_t child = atomic_load(&shared->child);
     const long arguments[6] = {child, 0, __WALL | WNOHANG};
-    finishing = true;
-    if (freeze(false))
+    int status = read_maps(options.pid, &maps);
+    u64 gadget = status ? 0 : find_gadget(options.pid, &maps);
+    maps_free(&maps);
+    if (!gadget || freeze(false))
         return -1;
     struct thread *thread = injectable();
-    int status = thread ? inject(thread, gadget, SYS_wait4, arguments, &reaped)
-                        : oops("no_thread", "no thread of the target can reap the clone");
+    status = thread ? inject(thread, gadget, SYS_wait4, arguments, &reaped) : -1;
     thaw();
-    if (!status && (reaped == child || reaped == -ECHILD))
-        atomic_store(&shared->child, 0);
-    step("reaped");
-    return status;
+    return !status && (reaped == child || reaped == -ECHILD) ? 0 : -1;
+}
+
+/* Have the target take the dead clone off its list of children. Any thread of it can. */
+static int reap_clone(void) {
+    const struct timespec pause = {0, 2000000};
+    finishing = true;
+    for (int i = 0; i < REAP_TRIES; i++, nanosleep(&pause, NULL)) {
+        if (!try_to_reap()) {
+            atomic_store(&shared->child, 0);
+            step("reaped");
+            return 0;
+        }
+    }
+    return -1;
 }
 
 static void kill_clone(pid_t child) {
@@ -178,7 +193,7 @@ int engine_clone(struct plan *plan) {
         status = status ? status : copy_clone(child, &maps, plan);
         kill_clone(child);
     }
-    if (reap_clone(gadget) && !status)
+    if (reap_clone() && !status)
         note("the clone of the target could not be reaped and is a zombie until the target ends");
     return status;
 }
@@ -266,7 +281,7 @@ int clean_up(void) {
         for (int i = 0; i < 1000 && child_state(child) && child_state(child) != 'Z'; i++)
             nanosleep(&pause, NULL); /* it has a gigabyte to give back */
         if (child_state(child) == 'Z')
-            reap_clone(gadget);
+            reap_clone();
     }
     return 0;
 }

@@ -270,7 +270,9 @@ static void protect_from_oom(void) {
     close(fd);
 }
 
-static bool same_process(void) {
+/* When the process began, and where its stack did (0: it may not be known), which is another
+ * place after each exec. False: there is no such process. */
+static bool read_identity(u64 *began, u64 *stack) {
     char name[64], text[1024];
     snprintf(name, sizeof name, "/proc/%d/stat", options.pid);
     int fd = open(name, O_RDONLY | O_CLOEXEC);
@@ -281,16 +283,21 @@ static bool same_process(void) {
         return false;
     text[got] = 0;
     char *at = strrchr(text, ')');
-    for (int field = 2; at && field < 22; field++)
+    for (int field = 2; at && field < 28; field++) {
         at = strchr(at + 1, ' ');
-    return at && (!options.start_ticks || strtoull(at, NULL, 10) == options.start_ticks);
+        if (at && field == 21)
+            *began = strtoull(at, NULL, 10);
+    }
+    *stack = at ? strtoull(at, NULL, 10) : 0;
+    return at != NULL;
 }
 
 static int work(bool cleaning) {
     struct plan plan = {0};
     mlockall(MCL_CURRENT); /* no page of ours is to be fetched while the target stands still */
     int status = 0;
-    if (!same_process())
+    u64 began = 0, stack = 0, later = 0, other = 0;
+    if (!read_identity(&began, &stack) || (options.start_ticks && began != options.start_ticks))
         status = oops("gone", "the process has exited");
     else if (cleaning)
         status = clean_up();
@@ -300,7 +307,9 @@ static int work(bool cleaning) {
             engine++;
         status = engine->run(&plan);
         if (!status && engine->run != engine_survey) {
-            if (ftruncate(options.memfd, (off_t)plan.size))
+            if (read_identity(&later, &other) && (later != began || other != stack))
+                status = oops("gone", "the process replaced its program meanwhile");
+            else if (ftruncate(options.memfd, (off_t)plan.size))
                 status = oops("memory", "the image file cannot be cut to its size");
             else
                 send_result(&plan);

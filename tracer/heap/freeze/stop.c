@@ -26,6 +26,8 @@
 #define COLLECTOR_WAIT_NS 10000000000LL
 #define MAX_INTERPRETERS 1024
 #define MAX_THREADS 65536
+#define GADGET "\x0f\x05\xc3"   /* syscall; ret */
+#define GADGET_SIZE 3
 #define USER_CODE 0x33          /* __USER_CS: a thread in 64-bit mode */
 #define VSYSCALL 0xffffffffff600000ULL
 
@@ -292,7 +294,7 @@ u64 find_gadget(pid_t pid, const struct maps *maps) {
                 ssize_t got = process_vm_readv(pid, &local, 1, &remote, 1, 0);
                 if (got < 3)
                     break;
-                unsigned char *found = memmem(window.code, (size_t)got, "\x0f\x05\xc3", 3);
+                unsigned char *found = memmem(window.code, (size_t)got, GADGET, GADGET_SIZE);
                 if (found)
                     return at + (u64)(found - window.code);
             }
@@ -387,6 +389,9 @@ int inject(struct thread *thread, u64 gadget, long number, const long arguments[
     u64 own_mask, our_mask = ~(1ULL << (SIGTRAP - 1));
     pid_t tid = thread->tid;
     bool stop_again = false;
+    char code[GADGET_SIZE];
+    if (!read_word(gadget, code, sizeof code) || memcmp(code, GADGET, sizeof code))
+        return oops("gone", "the process replaced its program meanwhile"); /* or unmapped it */
     if (ptrace(PTRACE_GETREGS, tid, 0, &own) || ptrace(PTRACE_GETSIGMASK, tid, 8, &own_mask))
         return oops("ptrace", "the registers of thread %d cannot be read", tid);
     ours = own;

@@ -22,6 +22,10 @@ ParkscopeError                exit  what it means
 ├── TraceError                   7  a trace cannot be read
 │   ├── NotATrace                7  some other file
 │   └── UnknownTraceVersion      7  written by a newer Parkscope
+├── HeapDumpError                7  a heap dump cannot be read
+│   ├── NotAHeapDump             7  some other file
+│   ├── DamagedHeapDump          7  a heap dump, but not what was written
+│   └── UnknownHeapDumpVersion   7  written by a newer Parkscope
 ├── RecordingError               8  writing failed (disk full, ...); the file is readable
 └── InternalError               70  a defect of Parkscope
 
@@ -176,6 +180,30 @@ class NotATrace(TraceError):
 
 class UnknownTraceVersion(TraceError):
     """The trace was written in a format that this version does not know."""
+
+    default_hint = "Read it with the version of Parkscope that wrote it, or a newer one."
+
+
+class HeapDumpError(ParkscopeError):
+    """A heap dump cannot be read."""
+
+    exit_code = 7
+
+
+class NotAHeapDump(HeapDumpError):
+    """The file is something else."""
+
+    default_hint = "Heap dumps are written by 'parkscope heap dump PID -o FILE'."
+
+
+class DamagedHeapDump(HeapDumpError):
+    """The file is a heap dump, but its content does not hold together."""
+
+    default_hint = "Copy it again from where it was written, or take another dump."
+
+
+class UnknownHeapDumpVersion(HeapDumpError):
+    """The dump was written in a format that this version does not know."""
 
     default_hint = "Read it with the version of Parkscope that wrote it, or a newer one."
 

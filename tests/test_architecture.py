@@ -32,6 +32,7 @@ CONFINED = {
         "collector/sinks/trace_file.py",
         "tracer/analysis/*.py",
         "tracer/export/*.py",
+        "tracer/heap/codec.py",
     ),
 }
 """Third-party packages and the only product modules that may import them."""

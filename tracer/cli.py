@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import click
 
 from probes.errors import InternalError, ParkscopeError
-from tracer import cli_look, cli_watch
+from tracer import cli_heap, cli_look, cli_watch
 from tracer.escape import terminal
 from tracer.version import VERSION
 
@@ -27,8 +27,8 @@ Exit codes:
     4  not CPython, or not a version that can be read (see --no-python)
     5  a permission is missing
     6  the backend cannot be had here
-    7  not a trace, or one that cannot be read
-    8  writing the trace failed; what was written is readable
+    7  not a trace or heap dump, or one that cannot be read
+    8  writing failed; of a trace, what was written is readable
     9  no consistent memory image could be taken; the target runs on
    70  a defect of Parkscope
   129  hang-up   130  Ctrl-C   141  the reader of the output has gone   143  SIGTERM
@@ -52,7 +52,7 @@ def cli() -> None:
     """  # noqa: D301 the \\b is click's mark for a paragraph to be left as it is
 
 
-for _command in (*cli_watch.COMMANDS, *cli_look.COMMANDS):
+for _command in (*cli_watch.COMMANDS, *cli_look.COMMANDS, *cli_heap.COMMANDS):
     cli.add_command(_command)
 
 

@@ -34,9 +34,12 @@ def test_every_command_is_described_and_no_other() -> None:
 
 
 def test_every_option_named_is_one() -> None:
+    commands = list(cli.cli.commands.values())
+    for group in [each for each in commands if isinstance(each, click.Group)]:
+        commands += group.commands.values()
     known = {
         name
-        for command in cli.cli.commands.values()
+        for command in commands
         for param in command.params
         if isinstance(param, click.Option)
         for name in (*param.opts, *param.secondary_opts)

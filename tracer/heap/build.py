@@ -1,8 +1,8 @@
 """Compiles the C units of ``tracer/heap`` with the system's compiler, once per content.
 
 What may be compiled is one table, ``UNITS``. The results lie in
-``$XDG_CACHE_HOME/parkscope/native``, named by a hash of the sources, the flags and the
-compiler, so that an update never meets an old one and two versions share nothing.
+``$XDG_CACHE_HOME/parkscope/native``, named by a hash of the sources and the flags, so that
+an update never meets an old one, two versions share nothing, and a compiler is needed once.
 ``.ci/setup.sh`` compiles all of them; where that could not be done, the first command
 that needs one tries, and says what is missing.
 """
@@ -55,12 +55,11 @@ def built(name: str, extra: Sequence[str] = ()) -> Path:
     when there is no compiler, it fails, or the cache cannot be written to.
     """
     unit = UNITS[name]
-    compiler = _compiler()
     flags = [*_COMMON, *unit.flags, *extra]
     sources = _sources(unit)
-    place = _cache() / f"{name}-{_key(compiler, flags, sources)}{'.so' if unit.shared else ''}"
+    place = _cache() / f"{name}-{_key(flags, sources)}{'.so' if unit.shared else ''}"
     if not place.exists():
-        _compile(compiler, unit, flags, place)
+        _compile(unit, flags, place)
     return place
 
 
@@ -80,9 +79,8 @@ def _sources(unit: Unit) -> list[Path]:
     return sorted({path for one in globs for path in HERE.glob(one)})
 
 
-def _key(compiler: str, flags: Sequence[str], sources: Sequence[Path]) -> str:
-    info = Path(compiler).resolve().stat()
-    content = hashlib.sha256(f"{compiler} {info.st_size} {info.st_mtime_ns} {flags}".encode())
+def _key(flags: Sequence[str], sources: Sequence[Path]) -> str:
+    content = hashlib.sha256(f"{os.uname().machine} {flags}".encode())
     for source in sources:
         content.update(f"{source.relative_to(HERE)}\0".encode() + source.read_bytes())
     return content.hexdigest()[:20]
@@ -107,8 +105,9 @@ def _cache() -> Path:
     return place
 
 
-def _compile(compiler: str, unit: Unit, flags: Sequence[str], place: Path) -> None:
+def _compile(unit: Unit, flags: Sequence[str], place: Path) -> None:
     """Compile beside ``place`` and move it there: a half-written one is never found."""
+    compiler = _compiler()
     sources = [str(path) for path in _sources(unit) if path.suffix == ".c"]
     kind = ["-shared", "-fPIC"] if unit.shared else []
     handle, partial = tempfile.mkstemp(dir=place.parent, prefix=f"{place.stem}.")

@@ -78,6 +78,10 @@ _CONSTANTS = frozenset(
         "op_push_exc_info",
         "op_with_except_start",
         "op_instrumented_line",
+        "immortal_refcnt",
+        "frame_cleared",
+        "frozen_counts",
+        "preheader_flags",
     }
 )
 
@@ -309,9 +313,10 @@ def _lock_form(entry: Mapping[str, Any]) -> LockForm:
 
 def _check(layout: Layout) -> None:
     """Raise InternalError unless everything that a reader will ask for is there."""
-    for name, value in (*layout.offsets.items(), *layout.constants.items()):
-        if type(value) is not int or not 0 <= value < MAX_OFFSET:
-            raise InternalError(f"layout {layout.version}: {name} = {value!r} is no offset")
+    for values, end in ((layout.offsets, MAX_OFFSET), (layout.constants, 1 << 32)):
+        for name, value in values.items():
+            if type(value) is not int or not 0 <= value < end:
+                raise InternalError(f"layout {layout.version}: {name} = {value!r} is no offset")
     if set(layout.constants) != _CONSTANTS or set(layout.strategies) != set(_STRATEGIES):
         raise InternalError(f"layout {layout.version}: constants or strategies differ")
     needed = list(_REQUIRED)

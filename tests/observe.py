@@ -47,6 +47,7 @@ class TrueWait:
     file: str | None = None
     line: int | None = None
     holder: int | None = None
+    ready_ns: int = 0
 
 
 class Collecting:

@@ -4,12 +4,14 @@ One JSON object per line and wait of 50 ms or more, in a file opened with O_APPE
 
     {"tid": 12, "thread": "worker", "kind": "lock", "start_ns": 1, "end_ns": 2,
      "what": "lock A", "idle": false, "contended": false, "wake_ns": null,
-     "function": "work", "file": "deadlock.py", "line": 20, "holder": 13}
+     "function": "work", "file": "deadlock.py", "line": 20, "holder": 13, "ready_ns": 0}
 
 Times are CLOCK_MONOTONIC, taken right before the call and right after its return.
 ``end_ns`` is null for a wait that never ends; that line is written when it begins.
 ``wake_ns`` is when the cause of the wait was over, where that is known: what follows
 is the way back to the GIL. ``contended`` says that other threads computed meanwhile.
+``ready_ns``: how long the thread itself stood ready for a CPU meanwhile, as the kernel
+counts it (proc(5), schedstat): it neither ran nor waited for anything else then.
 ``line`` is that of the ``with`` (or of ``for_ever``): the call that blocks comes next.
 ``holder`` is the native id of the thread that has what is waited for, as the program
 itself knows for sure. Both are null where it does not.
@@ -18,6 +20,8 @@ itself knows for sure. Both are null where it does not.
 from __future__ import annotations
 
 import argparse
+import ctypes
+import io
 import json
 import os
 import sys
@@ -32,6 +36,30 @@ LENGTHS = (0.15, 0.205, 0.25, 0.5, 1.2)
 """Seconds: below the usual threshold of 200 ms, just above, well above."""
 
 now_ns = time.monotonic_ns
+
+
+class Ready:
+    """How long the calling thread has stood ready for a CPU in its life, in ns.
+
+    Read by ``ctypes.PyDLL``, which keeps the GIL: to ask must not make the thread lose it.
+    """
+
+    def __init__(self) -> None:
+        self._own = threading.local()
+        self._buffer = ctypes.create_string_buffer(128)
+        self._pread = ctypes.PyDLL(None).pread
+
+    def ns(self) -> int:
+        """Now; 0 where the kernel does not say."""
+        try:
+            if not hasattr(self._own, "file"):
+                # As long as the thread lives; the thread-local closes it.
+                self._own.file = io.FileIO("/proc/thread-self/schedstat")
+            size = self._pread(self._own.file.fileno(), self._buffer, 127, 0)
+            return int(self._buffer.raw[: max(0, size)].split()[1])
+        except (OSError, IndexError):
+            return 0
+
 
 Place = Any  # (function, file, line), or None where it is not known
 
@@ -60,15 +88,17 @@ class Wait:
         self._what = what
         self._asked_ns: int | None = None if asked is None else int(asked * 1e9)
         self._contended = False
-        self._start_ns = 0
+        self._start_ns = self._ready_ns = 0
 
     def __enter__(self) -> None:
         self._place = place_of(sys._getframe(1))
+        self._ready_ns = self._log.ready_ns()
         self._contended = self._log.computing > 0
         self._start_ns = now_ns()
 
     def __exit__(self, *_error: object) -> None:
         end_ns = now_ns()
+        ready_ns = self._log.ready_ns() - self._ready_ns
         if end_ns - self._start_ns >= SHORTEST_NS:
             wake_ns = None if self._asked_ns is None else self._start_ns + self._asked_ns
             contended = self._contended or self._log.computing > 0
@@ -81,6 +111,7 @@ class Wait:
                 contended=contended,
                 place=self._place,
                 holder=self._holder,
+                ready_ns=ready_ns,
             )
 
 
@@ -91,6 +122,11 @@ class Log:
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
         self._fd = None if path is None else os.open(path, flags, 0o600)
         self.computing = 0
+        self._ready = None if path is None else Ready()
+
+    def ready_ns(self) -> int:
+        """See ``Ready``; 0 where nothing is written."""
+        return 0 if self._ready is None else self._ready.ns()
 
     def wait(
         self, kind: str, what: str, asked: float | None = None, holder: int | None = None
@@ -135,6 +171,7 @@ class Log:
         thread: threading.Thread | None = None,
         place: Place = None,
         holder: int | None = None,
+        ready_ns: int = 0,
     ) -> None:
         """One line, in one write: it is there even if the process is killed next."""
         if self._fd is None:
@@ -154,6 +191,7 @@ class Log:
             "file": None if place is None else place[1],
             "line": None if place is None else place[2],
             "holder": holder,
+            "ready_ns": ready_ns,
         }
         os.write(self._fd, (json.dumps(entry) + "\n").encode())
 

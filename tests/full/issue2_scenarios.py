@@ -20,6 +20,7 @@ TIMES: tuple[tuple[str, str, Bound | None], ...] = (
     ("start_ms", "start error p99", at_most(0.5, "ms")),
     ("duration_ms", "duration error p99", at_most(1, "ms")),
     ("contended_ms", "wait + GIL park against the log p99", at_most(1, "ms")),
+    ("contended_plain_ms", "the same, also where the thread stood ready for a CPU", None),
     ("gil_start_ms", "GIL begin against the log p99", None),
     ("gil_end_ms", "GIL end error p99", at_most(20, "ms")),
     ("latency_ms", "park_long after the crossing p99", at_most(25, "ms")),

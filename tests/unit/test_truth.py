@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import pytest
 
 from collector.events import Event
 from collector.park import PARK
@@ -103,6 +104,19 @@ def test_a_wait_and_the_gil_after_it_are_compared_together() -> None:
     report = compare(observation([wait("lock", 100, 506, contended=True)], *parks))
     assert report.faults == []
     assert np.allclose(report.contended_ms, [0])
+
+
+@pytest.mark.parametrize(
+    ("ready_ms", "seen_from", "error_ms"), [(3, 103, 0), (3, 105, -2), (0, 103, -3), (3, 98, 2)]
+)
+def test_what_a_thread_stood_ready_for_a_cpu_may_be_missing_and_no_more(
+    ready_ms: float, seen_from: float, error_ms: float
+) -> None:
+    truth = wait("lock", 100, 506, contended=True, ready_ns=int(ready_ms * MS))
+    parks = ("lock", seen_from, 500.0, False), ("gil", 500.0, 506.0, False)
+    report = compare(observation([truth], *parks))
+    assert np.allclose(report.contended_ms, [error_ms])
+    assert np.allclose(report.contended_plain_ms, [100 - seen_from])
 
 
 def test_the_gil_after_a_short_sleep_is_expected_as_a_park_of_its_own() -> None:

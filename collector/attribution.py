@@ -238,7 +238,7 @@ def _why_awake(park: Park) -> str | None:
     if told and park.waker_syscall in _SIGNAL_CALLS:
         return "signal"
     if park.kind == "sleep":
-        return "timer" if park.waker_tid else None  # nobody else can end one
+        return "timer" if park.wake_ns else None  # nobody else can end one
     if not told:
         return None
     return "thread" if park.waker_pid == park.pid else "process"

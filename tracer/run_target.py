@@ -113,7 +113,7 @@ def watch_child(child: Child, options: SessionOptions, output: Output) -> int:
     from tracer.recording import Recording
     from tracer.session import run_session
     from tracer.totals import totals_line
-    from tracer.watch import event_sink, note
+    from tracer.watch import event_sink, note, settle
 
     sinks: list[Sink] = []
     recording = None
@@ -127,6 +127,7 @@ def watch_child(child: Child, options: SessionOptions, output: Output) -> int:
         if recording is not None:
             recording.open(info)
         child.start()
+        settle()
 
     result = run_session(options, sinks, should_stop=child.long_gone, on_attached=on_attached)
     code = child.wait()

@@ -14,7 +14,7 @@ from tracer.interrupts import Interrupts
 from tracer.live_view import ViewState, plain_picture
 from tracer.session import SessionOptions, open_session
 from tracer.totals import totals_line
-from tracer.watch import Output, own_memory_bytes, say
+from tracer.watch import Output, own_memory_bytes, say, settle
 
 PLAIN_COLUMNS = 120
 
@@ -33,6 +33,7 @@ def watch_live(options: SessionOptions, output: Output, sort: str) -> int:
         pipeline, _ = open_session(options, [sink], interrupts.should_stop)
         names.append(pipeline.thread_name)
         interrupts.arm()
+        settle()
         with _screen(sink, interrupts, state) if on_screen else nullcontext():
             why = pipeline.run()
         say(totals_line(pipeline.counters.to_dict(), why))

@@ -5,6 +5,7 @@ Each function takes frozen options and streams, and returns the exit code.
 
 from __future__ import annotations
 
+import atexit
 import gc
 import os
 import shlex
@@ -121,6 +122,7 @@ def settle() -> None:
     would not be looked at. Not for the public API: the process is somebody else's there.
     """
     gc.freeze()
+    atexit.register(gc.unfreeze)  # the interpreter takes everything down at its end
 
 
 def note(output: Output, text: str) -> None:

@@ -236,10 +236,12 @@ class ParkDetector:
             if park.wake_ns:
                 # Woken, not yet back out of the wait: the probe's record is still to come.
                 self._ending.setdefault(_key(park.pid, park.tid), (self._scans, park.wake_ns))
-        elif not park.wake_ns:
-            self._end(park, max(park.last_seen_ns, int(r["since_ns"])), End.LOST)
-        elif int(r["since_ns"]) >= park.wake_ns:  # else it is still on its way to a CPU
+        elif int(r["since_ns"]) < max(park.start_ns, park.wake_ns):
+            return  # it has not run since: still on its way to a CPU
+        elif park.wake_ns:
             self._end(park, int(r["since_ns"]), park.woken)
+        else:
+            self._end(park, max(park.last_seen_ns, int(r["since_ns"])), End.LOST)
 
     def _on_wait_open(self, r: Any) -> None:
         park = self._open.get(_key(int(r["pid"]), int(r["tid"])))

@@ -125,3 +125,11 @@ def test_the_wait_for_a_cpu_and_its_node_are_said(
     assert (end.duration_ns, end.data["run_delay_ns"]) == (597 * MS, 7 * MS)
     assert end.data["cpu"] == {"slept": 1, "waker": 3, "ran": 0}
     assert end.data["cross_node"] is crossed
+
+
+def test_a_thread_that_nobody_told_of_is_parked_until_it_runs(detector: ParkDetector) -> None:
+    """Too young for a watch when it was seen, woken since then, and still without a CPU."""
+    play(detector, 16, state(16, since=10, flags=0))
+    assert not len(play(detector, 42, state(42, since=9, run_state=RunState.RUNNING)).parks())
+    rows = play(detector, 61, state(60, since=44, run_state=RunState.RUNNING)).parks()
+    assert (rows["duration_ns"].tolist(), rows["end"].tolist()) == ([34 * MS], [End.LOST])

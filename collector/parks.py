@@ -19,15 +19,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from collector.park import (
-    CLASS_KIND,
-    End,
-    Findings,
-    Park,
-    Seen,
-    park_rows,
-    wait_rows,
-)
+from collector.park import CLASS_KIND, End, Findings, Park, Seen, park_rows, wait_rows
 from probes.kinds import EXIT_GROUP, FUTEX, park_kind
 from probes.wire import PAYLOAD, Flag, Kind, RunState, WaitClass
 

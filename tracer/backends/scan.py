@@ -30,6 +30,8 @@ more than a tenth of a core, whatever the number of threads."""
 _GIL_LINGER = 3
 """Fast scans after the last one that saw a thread wait for a GIL: between two slices of
 its wait it looks running, for longer when the CPUs are busy."""
+_IN_A_ROW = 3
+"""So many scans in a row must be dear, or cheap again, before that is more than a moment."""
 NEWS_AFTER_NS = 10_000_000
 
 _LOW = np.uint64(0xFFFFFFFF)
@@ -79,6 +81,9 @@ class ScanScheduler:
         self._due_ns: int | None = None
         self._gil_until_ns = -1
         self._period_ns = base_period_ns
+        self.slowed = False
+        """Whether scans are so dear that they come more rarely than the base period."""
+        self._otherwise = 0
         self._keys = np.empty(0, np.uint64)
         self._crossings = np.empty(0, np.int64)
 
@@ -108,6 +113,9 @@ class ScanScheduler:
             self._quiet = bool(len(samples) and under_watch.all())
         self._last_ns = now_ns
         spacing = self._spacing_ns = max(SPACING_NS, COST_SPACING * cost_ns)
+        self._otherwise = 0 if (spacing > self._base_ns) == self.slowed else self._otherwise + 1
+        if self._otherwise == _IN_A_ROW:
+            self.slowed, self._otherwise = not self.slowed, 0
         if now_ns <= self._gil_until_ns:
             period = self._gil_ns
         else:

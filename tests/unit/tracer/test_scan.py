@@ -340,6 +340,15 @@ def test_voluntary_switches_count_while_a_thread_is_seen_also_past_the_end_of_th
     assert look(5, 3, 80) == 13 + 2**32 - 5 - 1010 + 8
 
 
+def test_scans_that_stay_dear_are_said_to_be_slowed_and_taken_back() -> None:
+    scheduler = ScanScheduler(1000 * MS)
+    told = []
+    for n, cost_ms in enumerate([1, 15, 1, 15, 15, 15, 15, 1, 15, 1, 1, 1, 1]):
+        scheduler.scanned(T0 + n * 200 * MS, scan(sample(6, T0, T0)), cost_ns=cost_ms * MS)
+        told.append(scheduler.slowed)
+    assert told == [False] * 5 + [True] * 6 + [False] * 2
+
+
 def test_a_scan_that_is_hurried_comes_as_soon_as_the_last_ones_cost_allows() -> None:
     scheduler = ScanScheduler(200 * MS)
     scheduler.scanned(T0, scan(sample(6, T0, T0 - 900 * MS)), cost_ns=MS)

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Protocol
 
 from collector.events import Event
+from tracer.backends.scan import ScanScheduler
 from tracer.governor import SECOND_NS, Decision, Governor, Group, State
 
 QUIET_LOOK_NS = SECOND_NS // 4
@@ -27,6 +28,18 @@ class Governed(Protocol):
 
     def give_up(self, group: str) -> None:
         """Detach a group."""
+
+
+def scans_governed(scheduler: ScanScheduler, threads: int, cost_ns: int, now_ns: int) -> Event:
+    """Scans cost the tracer more than they may and come more rarely, or do not any more."""
+    cost_ms, period_ms = cost_ns / 1e6, scheduler.period_ns / 1e6
+    data = {
+        "probe": "scans",
+        "action": "slowed" if scheduler.slowed else "restored",
+        "why": f"one of {threads} threads takes {cost_ms:.1f} ms: one every {period_ms:.0f} ms",
+        "cost": round(cost_ns / scheduler.period_ns, 6),
+    }
+    return Event("governor", now_ns, data=data)
 
 
 class Budget:

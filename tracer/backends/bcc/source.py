@@ -19,7 +19,7 @@ from tracer.backends import Options, TargetPlan
 from tracer.backends.bcc import syscalls
 from tracer.backends.bcc.addon import ADDONS, Addon, AddonFactory, Harvest
 from tracer.backends.bcc.attach import Attachment, load, probe_failed
-from tracer.backends.bcc.budget import Budget
+from tracer.backends.bcc.budget import Budget, scans_governed
 from tracer.backends.bcc.cache import cache_directory
 from tracer.backends.bcc.clock import ClockKeeper
 from tracer.backends.bcc.ring import PAGE, Pace, joined
@@ -237,7 +237,10 @@ class BccSource:
             self._ask(addon, partial(addon.on_scan, now_ns))
         self._events += self._budget.tend(now_ns)
         cost = time.thread_time_ns() - began
+        slowed = self._scheduler.slowed
         self._scheduler.scanned(now_ns, states, cost, complete=complete)
+        if self._scheduler.slowed != slowed:
+            self._events.append(scans_governed(self._scheduler, self._filter.threads, cost, now_ns))
         if self._records or len(states) or now_ns - self._scan_said_ns >= SAY_SCAN_NS:
             self._say_scan(now_ns, states, cost)
 

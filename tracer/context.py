@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import replace
 
@@ -16,6 +16,8 @@ from collector.context import (
     Party,
     Resource,
     ThreadContext,
+    WakerStack,
+    Waking,
 )
 from collector.wait_graph import NATIVE
 from probes.errors import ParkscopeError
@@ -38,6 +40,7 @@ class TargetContext:
 
     def __init__(self, targets: Iterable[Target] = ()) -> None:
         self._readers: dict[int, PythonReader] = {}
+        self._kernel_stack: Callable[[int], bytes | None] = lambda _key: None
         for target in targets:
             self.add(target)
 
@@ -174,6 +177,23 @@ class TargetContext:
         if not reader.started or not procfs.has_thread(reader.target.pid, tid):
             return UNKNOWN
         return ThreadContext(python=False, frames=())
+
+    def name_stacks_of(self, kernel_stack: Callable[[int], bytes | None]) -> None:
+        """From now on ``kernel_stack`` gives the stack that the kernel took under a key."""
+        self._kernel_stack = kernel_stack
+
+    def waker_stack(
+        self, _pid: int, _tid: int, _since_ns: int, waking: Waking, /
+    ) -> WakerStack | None:
+        """Where a waker stood, by what of its stack can still be named for certain."""
+        reader = self._readers.get(waking.pid)
+        raw = self._kernel_stack(waking.stack) if reader is not None and waking.stack else None
+        if reader is None or raw is None:
+            return None
+        try:
+            return reader.name_kernel_stack(waking.tid, raw)
+        except ParkscopeError:
+            return None
 
     def thread_name(self, pid: int, tid: int) -> str | None:
         """Python's name of a thread, None when unknown."""

@@ -163,6 +163,10 @@ class BccSource:
             for addon in list(self._addons):
                 self._ask(addon, partial(addon.retarget, plan))
 
+    def kernel_stack(self, key: int) -> bytes | None:
+        """The stack (``ps_stack``) that a program interned under ``key``, if it is still there."""
+        return self._attached.stack(key)
+
     # -- polling ------------------------------------------------------------------
 
     def poll(self, timeout_ns: int) -> Batch:

@@ -1,7 +1,8 @@
 /* The Python stack of the current thread, walked in BPF and interned by hash.
  *
  * A frame is a code object's address and an instruction; user space names them later, and
- * believes a code object only while its check value is still the one that was seen here.
+ * believes a code object only while its check value is still the one that was seen here,
+ * when the stack was seen first: user space deletes a stack whose code has changed.
  * Where CPython keeps things comes per process from user space (ps_pythons); a process
  * without an entry has no stacks. tracer/pymem/kernel_stacks.py holds both layouts, too.
  */
@@ -40,12 +41,17 @@ struct ps_stack {
     struct ps_frame frames[PS_MAX_FRAMES];
 };
 
+/* A read costs the same whatever its size (80 ns in a VM), and a caller's frame lies just
+ * below that of the callee: with a frame, what lies before it in its page is read too. */
 #define PS_READ 80
-#define PS_READ_WORDS 16 /* and room for every offset of 7 bits, for the verifier's sake */
+#define PS_ROOM 128 /* for every offset of 7 bits, which is what the verifier is shown */
+#define PS_NEAR 2048
+#define PS_PAGE 4096
 struct ps_walk {
     struct ps_stack stack;
-    u64 frame[PS_READ_WORDS];
-    u64 code[PS_READ_WORDS];
+    u64 near_from, near_to; /* the addresses of what is in `near` */
+    char near[PS_NEAR + PS_ROOM];
+    char code[PS_ROOM];
 };
 
 BPF_HASH(ps_pythons, u32, struct ps_python, PS_MAX_TARGETS);
@@ -75,8 +81,26 @@ static __always_inline u64 ps_thread_state_of_current(struct ps_python *python)
     return 0;
 }
 
+/* PS_READ bytes of a frame, NULL when they cannot be read. */
+static __always_inline char *ps_frame(struct ps_walk *walk, u64 frame)
+{
+    u64 end = frame + PS_READ;
+    if (frame < walk->near_from || end > walk->near_to) {
+        u64 from = end - PS_NEAR, page = frame & ~(u64)(PS_PAGE - 1);
+        if (from < page)
+            from = page;
+        u64 size = end - from;
+        walk->near_to = 0;
+        if (frame & 7 || size > PS_NEAR || ps_read_user(walk->near, size, (void *)from))
+            return 0;
+        walk->near_from = from;
+        walk->near_to = end;
+    }
+    return walk->near + (frame - walk->near_from & PS_NEAR - 8);
+}
+
 /* Differs, but for chance, between two code objects at one address. */
-static __always_inline u64 ps_code_check(struct ps_python *python, u64 *identity)
+static __always_inline u64 ps_code_check(struct ps_python *python, char *identity)
 {
     u32 line = PS_WORD(identity, python->line) >> (python->line & 4 ? 32 : 0);
     u32 texts = python->texts;
@@ -87,7 +111,8 @@ static __always_inline u64 ps_code_check(struct ps_python *python, u64 *identity
            PS_WORD(identity, texts + 24) * 0xd6e8feb86659fd93ULL;
 }
 
-/* Fill walk->stack from `frame` on. Frames that cannot be read end it: it is truncated. */
+/* Fill walk->stack from `frame` on, but for the checks. Frames that cannot be read end it:
+ * it is truncated. */
 static __always_inline void ps_walk_frames(struct ps_python *python, struct ps_walk *walk,
                                            u64 frame)
 {
@@ -96,32 +121,45 @@ static __always_inline void ps_walk_frames(struct ps_python *python, struct ps_w
     /* In memory: the verifier would follow each depth by itself, for each i. */
     volatile u16 *depth = &stack->depth;
     *depth = 0;
+    walk->near_to = 0;
     for (int i = 0; i < PS_MAX_FRAMES + PS_MAX_FOREIGN && frame; i++) {
-        if (ps_read_user(walk->frame, PS_READ, (void *)frame))
+        char *fields = ps_frame(walk, frame);
+        if (!fields)
             break;
-        u64 owner = PS_BYTE(walk->frame, python->owner);
-        frame = PS_WORD(walk->frame, python->previous);
+        u64 owner = PS_BYTE(fields, python->owner);
+        frame = PS_WORD(fields, python->previous);
         if (owner >= python->first_foreign)
             continue;
         u32 at = *depth;
-        struct ps_frame *out = &stack->frames[at & (PS_MAX_FRAMES - 1)];
-        u64 code = PS_WORD(walk->frame, python->code) & ~(u64)python->tag_mask;
-        if (at >= PS_MAX_FRAMES ||
-            ps_read_user(walk->code, PS_READ, (void *)(code + python->identity))) {
+        if (at >= PS_MAX_FRAMES) {
             frame = 1; /* there is one more than can be told */
             break;
         }
+        struct ps_frame *out = &stack->frames[at & (PS_MAX_FRAMES - 1)];
+        u64 code = PS_WORD(fields, python->code) & ~(u64)python->tag_mask;
+        u64 instruction = PS_WORD(fields, python->instruction) | owner << 56;
         out->code = code;
-        out->instruction = PS_WORD(walk->frame, python->instruction) | owner << 56;
-        out->globals = PS_WORD(walk->frame, python->globals);
-        out->check = ps_code_check(python, walk->code);
-        hash = (hash ^ out->code) * 0x100000001b3ULL;
-        hash = (hash ^ (out->instruction + out->check)) * 0x100000001b3ULL;
+        out->instruction = instruction;
+        out->globals = PS_WORD(fields, python->globals);
+        hash = (hash ^ code) * 0x100000001b3ULL;
+        hash = (hash ^ instruction) * 0x100000001b3ULL;
         hash ^= hash >> 29;
         *depth = at + 1;
     }
     stack->flags = frame ? PS_STACK_TRUNCATED : 0;
     stack->hash = hash + stack->flags;
+}
+
+/* Add the code objects' check values. One that cannot be read gets none that it could have
+ * but by chance. */
+static __always_inline void ps_add_checks(struct ps_python *python, struct ps_walk *walk)
+{
+    for (int i = 0; i < PS_MAX_FRAMES && i < walk->stack.depth; i++) {
+        struct ps_frame *frame = &walk->stack.frames[i];
+        frame->check = 0;
+        if (!ps_read_user(walk->code, PS_READ, (void *)(frame->code + python->identity)))
+            frame->check = ps_code_check(python, walk->code);
+    }
 }
 
 /* The key in ps_stacks of the current thread's stack, 0 when it has none. For BTF
@@ -147,5 +185,6 @@ static __always_inline u32 ps_stack_of_current(u32 tgid)
     struct ps_stack *known = ps_stacks.lookup(&key);
     if (known)
         return known->hash == walk->stack.hash ? key : 0;
+    ps_add_checks(python, walk);
     return ps_stacks.update(&key, &walk->stack) ? 0 : key;
 }

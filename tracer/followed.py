@@ -70,7 +70,7 @@ class Followed(SinkBase):
         if hasattr(source, "retarget"):
             self._source = source
         if hasattr(source, "kernel_stack"):
-            self._context.name_stacks_of(source.kernel_stack)
+            self._context.name_stacks_of(source)
 
     def about(self) -> Iterator[tuple[int, dict[str, Any]]]:
         """Facts of each target for its ``attached`` event; no command line, no paths.

@@ -196,6 +196,10 @@ class Attachment:
         size = kernel_stacks.STACK_SIZE
         return syscalls.map_lookup(self.kernel.maps["ps_stacks"], struct.pack("<I", key), size)
 
+    def forget_stack(self, key: int) -> None:
+        """Have the programs intern that stack anew."""
+        syscalls.map_delete(self.kernel.maps["ps_stacks"], struct.pack("<I", key))
+
     def emitted(self) -> npt.NDArray[np.uint64]:
         """Records that the programs wanted to make, by kind, since the start."""
         return syscalls.per_cpu_sums(self.kernel.maps["ps_emitted"], KIND_END)

@@ -167,6 +167,10 @@ class BccSource:
         """The stack (``ps_stack``) that a program interned under ``key``, if it is still there."""
         return self._attached.stack(key)
 
+    def forget_stack(self, key: int) -> None:
+        """Have the programs take that stack anew when they see it again."""
+        self._attached.forget_stack(key)
+
     # -- polling ------------------------------------------------------------------
 
     def poll(self, timeout_ns: int) -> Batch:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Mapping, Sequence
 
+from probes.spec import ProbeSpec
 from tracer.backends import TargetPlan
 from tracer.backends.bcc import syscalls
 from tracer.backends.bcc.addon import NOTHING, Harvest
@@ -18,8 +19,8 @@ class WakerStacks:
     A process without an entry has no stacks, at no cost.
     """
 
-    specs = ()
-    maps = ()
+    specs: Sequence[ProbeSpec] = ()
+    maps: Sequence[str] = ()
 
     def __init__(self) -> None:
         self._plans: Sequence[TargetPlan] = ()

@@ -3,9 +3,11 @@
 One argument: how a waiting thread is woken (``WAYS``). First line: ``ready`` and its native
 id. For each line on stdin a thread waits for that many seconds, until another one wakes it;
 the answer is one line of JSON: both native ids, and where the waker stood, as a list of
-[function, line], innermost first, down to the thread's own function.
+[function, line], innermost first, down to the thread's own function. ``many`` gives a list
+of those, of rounds at once.
 """
 
+import functools
 import json
 import os
 import queue
@@ -128,8 +130,32 @@ WAYS = {
 }
 
 
-def one_round(way, seconds):
-    kind, name = WAYS[way]
+def many(seconds):
+    """As many rounds at once, each waker at a depth of its own."""
+    answers: list[Any] = []
+
+    class Each(Lock):
+        def __init__(self, depth):
+            super().__init__()
+            self.depth = depth
+
+        def at_own_depth(self, told):
+            deep(self.depth, self.let_go, told)
+
+    def one(depth):
+        answers.append(one_round("", seconds, lambda: Each(depth), "at_own_depth"))
+
+    threads = [threading.Thread(target=one, args=(depth,)) for depth in range(12)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return answers
+
+
+def one_round(way, seconds, kind=None, name=None):
+    if kind is None:
+        kind, name = WAYS[way]
     thing: Any = kind()
     answer: dict[str, Any] = {}
     told: list[Any] = []
@@ -155,4 +181,5 @@ def one_round(way, seconds):
 print("ready", flush=True)
 for line in sys.stdin:
     way, seconds = line.split()
-    print(json.dumps(one_round(way, float(seconds))), flush=True)
+    told_of = many if way == "many" else functools.partial(one_round, way)
+    print(json.dumps(told_of(float(seconds))), flush=True)

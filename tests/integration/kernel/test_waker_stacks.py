@@ -47,10 +47,9 @@ def own(waker: dict[str, Any]) -> list[list[Any]]:
     return [[frame["function"].rpartition(".")[2], frame["line"]] for frame in frames]
 
 
-def round_of(process: subprocess.Popen[bytes], way: str) -> dict[str, Any]:
+def round_of(process: subprocess.Popen[bytes], way: str) -> Any:
     tell(process, f"{way} 0.35")
-    answer: dict[str, Any] = json.loads(read_line(process))
-    return answer
+    return json.loads(read_line(process))
 
 
 @matrix()
@@ -70,6 +69,9 @@ def test_the_waker_stands_where_it_says(interpreter: Interpreter, start: Start) 
         assert own(waker) == truth["told"][:32]
         assert len(waker["stack"]) == 32
         assert waker["stack_truncated"]
+        for truth in round_of(process, "many"):
+            waker = waker_of(session, truth["waiter"])
+            assert (waker["tid"], own(waker)) == (truth["waker"], truth["told"])
 
 
 @matrix()

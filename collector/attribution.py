@@ -23,6 +23,7 @@ from collector.context import (
     ParkedAt,
     Resource,
     ThreadContext,
+    Waking,
 )
 from collector.events import Event
 from collector.park import End, Park, Seen
@@ -38,7 +39,14 @@ _WAKING_CALLS = frozenset({1, 3, 18, 20, 44, 46, 48, 60, 62, 131, 200, 202, 231,
 _SIGNAL_CALLS = frozenset({62, 200, 234, 424})  # kill, tkill, tgkill, pidfd_send_signal
 
 _NOBODY: Mapping[str, Any] = MappingProxyType(
-    {"pid": None, "tid": None, "same_process": None, "thread_name": None, "stack": None}
+    {
+        "pid": None,
+        "tid": None,
+        "same_process": None,
+        "thread_name": None,
+        "stack": None,
+        "stack_truncated": None,
+    }
 )
 
 
@@ -213,13 +221,16 @@ class Attributor:
         why = _why_awake(park)
         if why is None or why == "timer":
             return None if why is None else {**_NOBODY, "why": why}
+        waking = Waking(park.waker_pid, park.waker_tid, park.waker_stack)
+        stack = self.context.waker_stack(park.pid, park.tid, park.start_ns, waking)
         return {
             "pid": park.waker_pid,
             "tid": park.waker_tid,
             "same_process": park.waker_pid == park.pid,
             "why": why,
             "thread_name": self.thread_name(park.waker_pid, park.waker_tid),
-            "stack": None,
+            "stack": None if stack is None else stack_list(stack.frames),
+            "stack_truncated": None if stack is None else stack.truncated,
         }
 
 

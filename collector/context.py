@@ -114,6 +114,25 @@ class ParkedAt(NamedTuple):
     address: int
 
 
+class Waking(NamedTuple):
+    """Who ended a park, and the source's key of the Python stack it had then (0: none)."""
+
+    pid: int
+    tid: int
+    stack: int
+
+
+@dataclass(frozen=True, slots=True)
+class WakerStack:
+    """Innermost frames of a thread at the moment when it woke another one.
+
+    ``truncated``: there are more below that are not known.
+    """
+
+    frames: tuple[Frame, ...]
+    truncated: bool
+
+
 class NameFound(NamedTuple):
     """One slice of the search for a resource's name: ``done`` when more would not help."""
 
@@ -156,9 +175,20 @@ class ContextProvider(Protocol):
     def thread_name(self, pid: int, tid: int, /) -> str | None:
         """Python's name of a thread, None when unknown."""
 
+    def waker_stack(
+        self, pid: int, tid: int, since_ns: int, waking: Waking, /
+    ) -> WakerStack | None:
+        """Where the waker of a park (that of ``tid``, begun at ``since_ns``) stood, if known."""
+
 
 class NoBlames:
-    """The part of a ``ContextProvider`` that looks for what parks wait for: it finds nothing."""
+    """What of a ``ContextProvider`` goes beyond describing a parked thread: it finds nothing."""
+
+    def waker_stack(
+        self, _pid: int, _tid: int, _since_ns: int, _waking: Waking, /
+    ) -> WakerStack | None:
+        """Always None."""
+        return None
 
     def blames(self, _pid: int, _waits: Mapping[int, ParkedAt], /) -> dict[int, Blame]:
         """Always empty."""

@@ -62,6 +62,7 @@ class Seen(IntEnum):
 class Park:
     """One park, open or ended. ``park_id`` is set when it crosses the threshold.
 
+    ``waker_stack``: the source's key of the stack that the waker had, 0 for none.
     ``between_ns``: when a waiter for the GIL was last seen awake without having run.
     A thread that was woken at ``wake_ns`` (``woken`` says by what) is parked until it has
     got a CPU: ``run_delay_ns`` later, on ``ran_cpu``. That and the other CPUs, where it
@@ -88,6 +89,7 @@ class Park:
     waker_pid: int = 0
     waker_tid: int = 0
     waker_syscall: int = -1
+    waker_stack: int = 0
     wake_ns: int = 0
     woken: End = End.WOKEN
     run_delay_ns: int = -1

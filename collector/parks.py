@@ -274,7 +274,7 @@ class ParkDetector:
             return
         park.wake_ns = ts
         park.waker_pid, park.waker_tid = int(r["waker_pid"]), int(r["waker_tid"])
-        park.waker_syscall = int(r["waker_syscall"])
+        park.waker_syscall, park.waker_stack = int(r["waker_syscall"]), int(r["aux"])
         runs = bool(r["flags"] & Flag.RUN_FOLLOWS)
         if runs:
             park.slept_cpu, park.waker_cpu = int(r["slept_cpu"]), int(r["cpu"])

@@ -157,7 +157,9 @@ struct ps_record {
     ps_u32 tid;
     ps_u16 kind;  /* enum ps_kind */
     ps_u16 flags; /* enum ps_flag */
-    ps_u32 aux;   /* PS_THREAD_STATE: voluntary context switches, low 32 bits */
+    /* PS_THREAD_STATE: voluntary context switches, low 32 bits; PS_WAKE: the key of the
+     * waker's Python stack in the kernel's map, 0: none. */
+    ps_u32 aux;
     union {
         ps_u64 words[5];
         struct ps_thread_state thread_state;

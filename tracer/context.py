@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import replace
+from typing import Protocol
 
 from collector.context import (
     UNKNOWN,
@@ -16,6 +17,8 @@ from collector.context import (
     Party,
     Resource,
     ThreadContext,
+    WakerStack,
+    Waking,
 )
 from collector.wait_graph import NATIVE
 from probes.errors import ParkscopeError
@@ -28,6 +31,16 @@ STACK_LIMIT = 32
 """Frames of a park, innermost first: idle rules and diagnoses look no deeper."""
 
 
+class KernelStacks(Protocol):
+    """Stacks of running threads that the kernel has taken (``struct ps_stack``), by key."""
+
+    def kernel_stack(self, key: int) -> bytes | None:
+        """One of them, None when it is not kept any more."""
+
+    def forget_stack(self, key: int) -> None:
+        """Have it taken anew when it is seen again."""
+
+
 class TargetContext:
     """A ``ContextProvider`` over live targets; never raises for one that has gone.
 
@@ -38,6 +51,7 @@ class TargetContext:
 
     def __init__(self, targets: Iterable[Target] = ()) -> None:
         self._readers: dict[int, PythonReader] = {}
+        self._stacks: KernelStacks | None = None
         for target in targets:
             self.add(target)
 
@@ -174,6 +188,28 @@ class TargetContext:
         if not reader.started or not procfs.has_thread(reader.target.pid, tid):
             return UNKNOWN
         return ThreadContext(python=False, frames=())
+
+    def name_stacks_of(self, stacks: KernelStacks) -> None:
+        """From now on these are named: the keys of wakers are theirs."""
+        self._stacks = stacks
+
+    def waker_stack(
+        self, _pid: int, _tid: int, _since_ns: int, waking: Waking, /
+    ) -> WakerStack | None:
+        """Where a waker stood, by what of its stack can still be named for certain."""
+        reader, stacks = self._readers.get(waking.pid), self._stacks
+        if reader is None or stacks is None or not waking.stack:
+            return None
+        raw = stacks.kernel_stack(waking.stack)
+        if raw is None:
+            return None
+        try:
+            found = reader.name_kernel_stack(waking.tid, raw)
+        except ParkscopeError:
+            return None
+        if found is None or found.truncated:  # other code may be where some has died
+            stacks.forget_stack(waking.stack)
+        return found
 
     def thread_name(self, pid: int, tid: int) -> str | None:
         """Python's name of a thread, None when unknown."""

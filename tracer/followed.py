@@ -63,9 +63,14 @@ class Followed(SinkBase):
         return [self._plan(target) for target in self._targets.values()]
 
     def bind(self, source: Any) -> None:
-        """Tell ``source`` of interpreters that come up later, if it wants to know."""
+        """Tell ``source`` of interpreters that come up later, if it wants to know.
+
+        The stacks that it has taken in the kernel, if it can, are named from now on.
+        """
         if hasattr(source, "retarget"):
             self._source = source
+        if hasattr(source, "kernel_stack"):
+            self._context.name_stacks_of(source)
 
     def about(self) -> Iterator[tuple[int, dict[str, Any]]]:
         """Facts of each target for its ``attached`` event; no command line, no paths.
@@ -117,7 +122,12 @@ class Followed(SinkBase):
         reader = self._context.reader(target.pid)
         if reader is None:
             return TargetPlan(target)
-        return TargetPlan(target, tuple(reader.gil_ranges()), tuple(reader.gil_conditions()))
+        return TargetPlan(
+            target,
+            tuple(reader.gil_ranges()),
+            tuple(reader.gil_conditions()),
+            reader.stack_walk(),
+        )
 
     def _expect(self, pid: int) -> None:
         if self._python:

@@ -36,6 +36,7 @@ int ps_on_waking(struct bpf_raw_tracepoint_args *ctx)
             record->wake.waker_syscall = regs.orig_ax;
             record->wake.waker_arg0 = regs.di;
             record->wake.waker_arg1 = regs.si;
+            record->aux = ps_stack_of_current(record->wake.waker_pid);
         }
     }
     ps_submit(record);

@@ -16,6 +16,7 @@ from typing import cast
 
 from collector.source import RecordSource
 from probes.errors import BackendUnavailable, PermissionDenied, UsageError
+from tracer.pymem.kernel_stacks import StackWalk
 from tracer.target import Target
 
 
@@ -43,12 +44,14 @@ class TargetPlan:
 
     ``gil_ranges`` are the ``[start, end)`` addresses of each interpreter's GIL,
     ``gil_conditions`` the address of each one's condition variable; both empty
-    when memory reading is refused.
+    when memory reading is refused. ``stacks``: how the kernel finds the stacks of its
+    running threads, None where it cannot.
     """
 
     target: Target
     gil_ranges: tuple[tuple[int, int], ...] = ()
     gil_conditions: tuple[int, ...] = ()
+    stacks: StackWalk | None = None
 
 
 SourceFactory = Callable[[Sequence[TargetPlan], Options], RecordSource]

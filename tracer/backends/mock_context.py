@@ -15,6 +15,8 @@ from collector.context import (
     Party,
     Resource,
     ThreadContext,
+    WakerStack,
+    Waking,
 )
 from collector.wait_graph import NATIVE
 from tracer.backends.mock_machine import MS, Machine
@@ -65,6 +67,14 @@ class ScenarioContext:
         """The name of the thread that has this tid now."""
         found = self._find(pid, tid, self._now())
         return found[1].name if found is not None and found[1].python else None
+
+    def waker_stack(
+        self, _pid: int, _tid: int, since_ns: int, waking: Waking, /
+    ) -> WakerStack | None:
+        """The frames that the scenario gives to the waking thread."""
+        found = self._find(waking.pid, waking.tid, since_ns)
+        frames = tuple(line.frame() for line in found[1].frames) if found is not None else ()
+        return WakerStack(frames, truncated=False) if frames else None
 
     def blames(self, pid: int, waits: Mapping[int, ParkedAt], /) -> dict[int, Blame]:
         """What the scenario says of the waits that these threads are in."""

@@ -18,6 +18,8 @@ from collector.context import (
     Party,
     Resource,
     ThreadContext,
+    WakerStack,
+    Waking,
 )
 from collector.events import Event
 from tracer.backends.mock_replay import ReplaySource
@@ -39,18 +41,21 @@ class ReplayContext(NoBlames):
         self._parks: dict[_Key, list[Event]] = defaultdict(list)
         self._named: dict[_Key, list[tuple[int, str]]] = defaultdict(list)
         self._resources: dict[_Key, list[tuple[int, Resource]]] = defaultdict(list)
+        self._ends: dict[_Key, list[Event]] = defaultdict(list)
         for event in source.events:
             if event.pid is None or event.tid is None:
                 continue
             if event.event == "park_long" and event.start_ns is not None:
                 self._parks[event.pid, event.tid].append(event)
+            if event.event == "park_end" and event.start_ns is not None:
+                self._ends[event.pid, event.tid].append(event)
             if event.event == "resource_named":
                 resource = _resource(event.data.get("resource"))
                 if resource is not None:
                     self._resources[event.pid, resource.address].append((event.ts_ns, resource))
             for key, name in _names(event):
                 self._named[key].append((event.ts_ns, name))
-        for parks in self._parks.values():
+        for parks in (*self._parks.values(), *self._ends.values()):
             parks.sort(key=_start)
         for named in self._named.values():
             named.sort()
@@ -79,6 +84,17 @@ class ReplayContext(NoBlames):
     def thread_name(self, pid: int, tid: int) -> str | None:
         """The name that the thread with this tid had at the replayed moment."""
         return self._name_at(pid, tid, self._source.now_ns)
+
+    def waker_stack(
+        self, pid: int, tid: int, since_ns: int, waking: Waking, /
+    ) -> WakerStack | None:
+        """What the recorder had named of the waker's stack."""
+        end = _same(self._ends.get((pid, tid), []), since_ns)
+        waker = None if end is None else end.data.get("waker")
+        if not isinstance(waker, dict) or waker.get("tid") != waking.tid:
+            return None
+        frames = _frames(waker.get("stack"))
+        return WakerStack(frames, waker.get("stack_truncated") is True) if frames else None
 
     def _name_at(self, pid: int, tid: int, at_ns: int) -> str | None:
         """By the next event of the thread (events follow what they tell of), else the last."""

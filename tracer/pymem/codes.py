@@ -7,11 +7,12 @@ Objects/exception_handling_notes.txt) for the exception table; the stack comment
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from collector.context import Frame
 from probes.errors import ImplausibleMemory, MemoryFault, MemoryReadError
+from tracer.pymem.kernel_stacks import KernelFrame, check_value
 from tracer.pymem.layout import Layout
 from tracer.pymem.linetable import CODE_UNIT, line_at
 from tracer.pymem.memory import MemoryReader
@@ -126,6 +127,35 @@ class CodeReader:
                 continue  # the frame that names it is torn
         return found
 
+    def look_up_same(self, frames: Sequence[KernelFrame]) -> dict[tuple[int, int], Code]:
+        """Code objects that are still those of earlier frames, by address and check value.
+
+        One that has died leaves its memory as it was for a while, but not what it refers to:
+        that must not even be remembered.
+        """
+        before = self._checks({one.code for one in frames})
+        same = [one for one in frames if before.get(one.code) == one.check]
+        codes = self.look_up({one.code: one.namespace for one in same})
+        after = self._checks(codes)
+        for address in codes:
+            if after.get(address) != before[address]:
+                self._codes.pop(address, None)
+        return {
+            (one.code, one.check): codes[one.code]
+            for one in same
+            if one.code in codes and after.get(one.code) == one.check
+        }
+
+    def _checks(self, addresses: Iterable[int]) -> dict[int, int]:
+        """The kernel's check value of code objects as they are now; without those that are dead."""
+        wanted = list(addresses)
+        raws = self._memory.read_many([(at, self._span) for at in wanted])
+        return {
+            address: check_value(raw, self._layout)
+            for address, raw in zip(wanted, raws, strict=True)
+            if raw is not None and _lives(raw)
+        }
+
     def _code_at(self, address: int, raw: bytes, namespace: int) -> Code:
         """The code object at ``address``, whose header is ``raw``; remembered while unchanged."""
         check = self._check_value(raw)
@@ -236,6 +266,15 @@ class CodeReader:
         except MemoryFault:
             return False
         return raw[0] in self._push and raw[CODE_UNIT] == self._with_start
+
+
+def _lives(raw: bytes) -> bool:
+    """Whether an object's reference count is one; an allocator's free list has a pointer there.
+
+    The count has 32 bits, from 3.14 on 16 more that overflow into and 16 of flags
+    (Include/refcount.h); allocators of the target have no memory below 4 GiB.
+    """
+    return bool(word(raw, 0) & 0xFFFFFFFF) and not word(raw, 0) >> 32 & 0xFFFF
 
 
 def parse_handlers(table: bytes) -> list[Handler]:

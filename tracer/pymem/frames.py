@@ -22,6 +22,7 @@ from typing import NamedTuple
 from collector.context import Frame
 from probes.errors import ImplausibleMemory
 from tracer.pymem.codes import Code, CodeReader
+from tracer.pymem.kernel_stacks import KernelFrame
 from tracer.pymem.layout import Layout
 from tracer.pymem.linetable import CODE_UNIT
 from tracer.pymem.memory import MemoryReader
@@ -213,6 +214,22 @@ class FrameReader:
                 Call(place.frame, frame, place.code, place.offset) if frame and place else None
             )
         return found
+
+    def named(self, frames: Sequence[KernelFrame]) -> tuple[Frame, ...]:
+        """Frames that were seen earlier; up to the first whose code is not for certain the same.
+
+        Each code object lived and was the same before it was looked up and after.
+        """
+        codes = self.codes.look_up_same(frames)
+        found: list[Frame] = []
+        for one in frames:
+            raw = RawFrame(0, b"", one.code, one.instruction, one.owner, 0, one.namespace)
+            place = self._place(raw, codes.get((one.code, one.check)))
+            if place is None:
+                break
+            if place.begun:
+                found.append(place.frame)
+        return tuple(found)
 
     def stacks(self, states: Iterable[ThreadState], limit: int) -> dict[int, Stack]:
         """The stacks of some threads, keyed by thread state address.

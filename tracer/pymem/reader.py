@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 
-from collector.context import Blame, Frame, NameFound, Resource
+from collector.context import Blame, Frame, NameFound, Resource, WakerStack
 from probes.errors import (
     ImplausibleMemory,
     MemoryReadError,
@@ -23,6 +23,7 @@ from probes.errors import (
 )
 from tracer import procfs
 from tracer.pymem.frames import FrameReader, Stack
+from tracer.pymem.kernel_stacks import StackWalk, find_walk, parse
 from tracer.pymem.layout import Layout, load, merge_debug_offsets
 from tracer.pymem.locks import BlameReader, Wait
 from tracer.pymem.locks.blame import Threads
@@ -199,6 +200,23 @@ class PythonReader:
         return {
             tid: found[state.address] for tid, state in states.items() if state.address in found
         }
+
+    def stack_walk(self) -> StackWalk | None:
+        """How the kernel finds the stacks of running threads; None where it cannot."""
+        return find_walk(self._memory, self.layout, list(self.threads().values()))
+
+    def name_kernel_stack(self, tid: int, raw: bytes) -> WakerStack | None:
+        """A stack of thread ``tid`` that the kernel took a moment ago; None if none of it holds."""
+        stack = parse(raw)
+        if stack.tgid != self.target.pid:
+            return None
+        if len(self._readers.runtime.interpreters()) > 1:
+            self.threads()
+            if len(self._threads.get(tid, ())) > 1:
+                return None  # in which of them it ran, the kernel's slot does not say
+        frames = self._readers.frames.named(stack.frames)
+        whole = len(frames) == len(stack.frames)
+        return WakerStack(frames, stack.truncated or not whole) if frames else None
 
     def blame(self, tid: int, kind: str, address: int) -> Blame | None:
         """What a parked thread waits for, None where that cannot be told.

@@ -150,7 +150,7 @@ def test_a_long_park_is_said_with_its_stack_and_later_its_end() -> None:
     assert (end.duration_ns, end.data["end"]) == (590 * MS, "woken")
     assert end.data["waker"] == {
         "pid": 99, "tid": 99, "same_process": False, "why": "process", "thread_name": "worker-1",
-        "stack": None,
+        "stack": None, "stack_truncated": None,
     }  # fmt: skip
     assert end.data["park_id"] == long.data["park_id"]
     assert sink.events.index(long) < sink.events.index(end)

@@ -9,9 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from collector.attribution import Attributor, NoIdleRules, Sight
-from collector.context import Blame, Frame, Link, Party, Resource
+from collector.context import Blame, Frame, Link, Party, Resource, WakerStack, Waking
 from collector.events import Event
 from collector.park import Park, Seen
+from collector.said import stack_list
 from tracer.backends.replay_context import ReplayContext
 
 MS = 1_000_000
@@ -59,6 +60,16 @@ def test_no_more_than_an_address_is_no_blame() -> None:
         data={"resource": {"type": "lock", "name": None, "address": "0x90"}},
     )  # fmt: skip
     assert context(park).describe(7, 8, 5 * MS).blame is None
+
+
+def test_a_wakers_stack_comes_back() -> None:
+    waker = {"pid": 7, "tid": 99, "stack": stack_list(FRAMES), "stack_truncated": True}
+    end = Event("park_end", 900 * MS, 7, 8, start_ns=5 * MS, data={"waker": waker})
+    recorded = context(end)
+    found = WakerStack(FRAMES, truncated=True)
+    assert recorded.waker_stack(7, 8, 5 * MS, Waking(7, 99, 3)) == found
+    assert recorded.waker_stack(7, 8, 5 * MS, Waking(7, 98, 3)) is None, "another one"
+    assert recorded.waker_stack(7, 8, 50 * MS, Waking(7, 99, 3)) is None, "another park"
 
 
 def test_a_waker_is_known_by_name() -> None:

@@ -81,5 +81,11 @@ def _uprobes(options: Options) -> Addon | None:
     return uprobes(options)
 
 
-ADDONS: tuple[AddonFactory, ...] = (_uprobes,)
+def _waker_stacks(_options: Options) -> Addon | None:
+    from tracer.backends.bcc.waker_stacks import WakerStacks  # it imports this module
+
+    return WakerStacks()
+
+
+ADDONS: tuple[AddonFactory, ...] = (_uprobes, _waker_stacks)
 """What a source is built with by default; a factory returns None when switched off."""

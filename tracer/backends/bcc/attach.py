@@ -24,9 +24,12 @@ from tracer.backends.bcc.ring import PAGE, Ring
 from tracer.backends.bcc.scanner import Scanner
 from tracer.backends.bcc.unit import make_unit
 from tracer.backends.scan import NEWS_AFTER_NS
+from tracer.pymem import kernel_stacks
 
 MAX_TARGETS = 4096
 MAX_WATCHES = 32768
+MAX_STACKS = 512
+"""Stacks of wakers that are kept: the latest, a KiB each, until they are named."""
 TIDS_A_PAGE = 4096
 """``PS_TIDS_A_PAGE`` of common.bpf.h."""
 
@@ -52,6 +55,7 @@ def load(
     sizes = {
         "PS_MAX_TARGETS": MAX_TARGETS,
         "PS_MAX_WATCHES": MAX_WATCHES,
+        "PS_MAX_STACKS": MAX_STACKS,
         "PS_TID_PAGES": procfs.pid_max() // TIDS_A_PAGE + 1,
         "PS_RING_PAGES": ring_pages,
     }
@@ -186,6 +190,15 @@ class Attachment:
         """The wake-ups of these threads are not wanted after all."""
         for tid in tids:
             syscalls.map_delete(self.kernel.maps["ps_watch"], struct.pack("<I", tid))
+
+    def stack(self, key: int) -> bytes | None:
+        """A stack that a program interned, as ``kernel_stacks.parse`` reads it."""
+        size = kernel_stacks.STACK_SIZE
+        return syscalls.map_lookup(self.kernel.maps["ps_stacks"], struct.pack("<I", key), size)
+
+    def forget_stack(self, key: int) -> None:
+        """Have the programs intern that stack anew."""
+        syscalls.map_delete(self.kernel.maps["ps_stacks"], struct.pack("<I", key))
 
     def emitted(self) -> npt.NDArray[np.uint64]:
         """Records that the programs wanted to make, by kind, since the start."""

@@ -37,6 +37,7 @@ FIELDS: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "PS_OFF_TASK_CPU": ("task_struct", "thread_info.cpu", "cpu"),  # moved in Linux 5.16
         "PS_OFF_TASK_NVCSW": ("task_struct", "nvcsw"),
         "PS_OFF_TASK_EXIT_CODE": ("task_struct", "exit_code"),
+        "PS_OFF_TASK_FSBASE": ("task_struct", "thread.fsbase"),
         "PS_OFF_TASK_SIGNAL": ("task_struct", "signal"),
         "PS_OFF_TASK_SUM_EXEC": ("task_struct", "se.sum_exec_runtime"),
         "PS_OFF_TASK_PREV_SUM_EXEC": ("task_struct", "se.prev_sum_exec_runtime"),

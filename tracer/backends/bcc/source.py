@@ -163,6 +163,14 @@ class BccSource:
             for addon in list(self._addons):
                 self._ask(addon, partial(addon.retarget, plan))
 
+    def kernel_stack(self, key: int) -> bytes | None:
+        """The stack (``ps_stack``) that a program interned under ``key``, if it is still there."""
+        return self._attached.stack(key)
+
+    def forget_stack(self, key: int) -> None:
+        """Have the programs take that stack anew when they see it again."""
+        self._attached.forget_stack(key)
+
     # -- polling ------------------------------------------------------------------
 
     def poll(self, timeout_ns: int) -> Batch:

@@ -26,8 +26,11 @@ MAPS = (
     "ps_dropped",
     "ps_watch",
     "ps_expected_of",
+    "ps_pythons",
+    "ps_stacks",
+    "ps_walks",
 )
-"""The maps of ``common.bpf.h``; probes add their own."""
+"""The maps of ``common.bpf.h`` and ``stacks.bpf.h``; probes add their own."""
 
 BTF_TRACEPOINT = "BTF_TRACEPOINT"
 """A kind of ours: bcc compiles such a program but has no way to load it."""
@@ -92,7 +95,7 @@ class Unit:
 
     def _files(self) -> list[Path]:
         sources = [PROBES_DIR / spec.name / spec.source for spec in self.specs]
-        return [PROBES_DIR / "common.bpf.h", *sources]
+        return [PROBES_DIR / "common.bpf.h", PROBES_DIR / "stacks.bpf.h", *sources]
 
 
 def make_unit(extra: Iterable[ProbeSpec], defines: Mapping[str, int], maps: Iterable[str]) -> Unit:

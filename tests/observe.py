@@ -25,6 +25,7 @@ from probes.wire import PAYLOAD, Kind
 from tests import interpreters, processes
 from tests.interpreters import Interpreter
 from tracer.session import SessionOptions, run_session
+from tracer.watch import settle
 
 ATTACH_SECONDS = 30.0
 END_SECONDS = 20.0
@@ -142,6 +143,7 @@ class Attached:
 
     def _on_attached(self, info: SourceInfo) -> None:
         self.info = info
+        settle()  # as the commands do
         self.armed_ns = time.monotonic_ns()
         self._armed.set()
 

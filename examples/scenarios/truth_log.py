@@ -27,6 +27,7 @@ import os
 import sys
 import threading
 import time
+from contextlib import contextmanager
 from typing import Any, Callable, Iterator
 
 SHORTEST_NS = 50 * 1000 * 1000
@@ -126,7 +127,21 @@ class Log:
 
     def ready_ns(self) -> int:
         """See ``Ready``; 0 where nothing is written."""
-        return 0 if self._ready is None else self._ready.ns()
+        if self._ready is None:
+            return 0
+        with self._own_wait():
+            return self._ready.ns()
+
+    @contextmanager
+    def _own_wait(self) -> Iterator[None]:
+        """The logger's own system calls let go of the GIL, and may have to wait for it."""
+        start_ns = now_ns()
+        yield
+        end_ns = now_ns()
+        if self.computing and end_ns - start_ns >= SHORTEST_NS:
+            self.write(
+                kind="gil", what="the log's", start_ns=start_ns, end_ns=end_ns, contended=True
+            )
 
     def wait(
         self, kind: str, what: str, asked: float | None = None, holder: int | None = None
@@ -193,7 +208,8 @@ class Log:
             "holder": holder,
             "ready_ns": ready_ns,
         }
-        os.write(self._fd, (json.dumps(entry) + "\n").encode())
+        with self._own_wait():
+            os.write(self._fd, (json.dumps(entry) + "\n").encode())
 
 
 class Computing:

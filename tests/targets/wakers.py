@@ -23,7 +23,7 @@ HERE = os.path.basename(__file__)
 
 def place():
     """The stack of who calls it, as it will be one line further on."""
-    found: "list[list[Any]]" = []
+    found: list[list[Any]] = []
     frame: types.FrameType | None = sys._getframe(1)
     while frame is not None:
         if os.path.basename(frame.f_code.co_filename) == HERE:

@@ -209,15 +209,13 @@ class PythonReader:
         states = [found[0] for found in self._threads.values()]
         return find_walk(self._memory, self.layout, states)
 
-    def name_kernel_stack(self, tid: int, raw: bytes) -> WakerStack | None:
-        """A stack of thread ``tid`` that the kernel took a moment ago; None if none of it holds."""
+    def name_kernel_stack(self, raw: bytes) -> WakerStack | None:
+        """A stack that the kernel took a moment ago; None if nothing of it is certain."""
         stack = parse(raw)
         if stack.tgid != self.target.pid:
             return None
-        if len(self._readers.runtime.interpreters()) > 1:
-            self.threads()
-            if len(self._threads.get(tid, ())) > 1:
-                return None  # in which of them it ran, the kernel's slot does not say
+        if self._readers.runtime.keeps_first_state():
+            return None  # it may have run in another interpreter, further in
         frames = self._readers.frames.named(stack.frames)
         whole = len(frames) == len(stack.frames)
         return WakerStack(frames, stack.truncated or not whole) if frames else None

@@ -204,7 +204,7 @@ class TargetContext:
         if raw is None:
             return None
         try:
-            found = reader.name_kernel_stack(waking.tid, raw)
+            found = reader.name_kernel_stack(raw)
         except ParkscopeError:
             return None
         if found is None or found.truncated:  # other code may be where some has died

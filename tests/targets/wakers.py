@@ -8,6 +8,7 @@ of those, of rounds at once.
 """
 
 import functools
+import importlib
 import json
 import os
 import queue
@@ -119,6 +120,18 @@ class Dying(Lock):
             exec(self.SOURCE.replace("short_lived", f"later{number}"), names)
 
 
+class Foreign(Pipe):
+    """It is woken from within another interpreter, by a function ``inner``; nothing is told."""
+
+    CODE = "import os\ndef inner():\n    os.write({}, b'x')\ninner()\n"
+
+    def run_elsewhere(self, _told):
+        name = "_xxsubinterpreters" if sys.version_info < (3, 13) else "_interpreters"
+        module = importlib.import_module(name)
+        run = getattr(module, "run_string", None) or module.exec
+        run(module.create(), self.CODE.format(self.write))
+
+
 WAYS = {
     "lock": (Lock, "let_go"),
     "event": (Event, "give_sign"),
@@ -126,6 +139,7 @@ WAYS = {
     "socket": (Socket, "send_byte"),
     "pipe": (Pipe, "write_byte"),
     "deep": (Deep, "at_depth"),
+    "foreign": (Foreign, "run_elsewhere"),
     "dying": (Dying, "wake_and_die"),
 }
 

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import struct
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass
 from itertools import islice
@@ -137,18 +138,20 @@ def find_walk(
 
 
 def _find_slots(memory: MemoryReader, threads: Sequence[ThreadState]) -> tuple[int, ...]:
-    """Where near its fsbase every thread has the address of its thread state.
+    """Where near its fsbase a thread has the address of its thread state: most of them do.
 
     CPython's pthread key, or its own thread-local variable, which in some versions is
     null while a thread waits: with both, each is tried. A thread's ``ident`` is its
-    fsbase (glibc and musl on x86-64).
+    fsbase (glibc and musl on x86-64). One that begins or ends has nothing there.
     """
-    common: set[int] | None = None
+    looked_at = 0
+    holds: Counter[int] = Counter()
     for state in threads[:_THREADS_LOOKED_AT]:
         (raw,) = memory.read_many([(state.ident - _NEAR, 2 * _NEAR)])
         if raw is None:  # its block is shorter than that
             continue
+        looked_at += 1
         words = struct.unpack(f"<{2 * _NEAR // 8}Q", raw)
-        here = {number * 8 - _NEAR for number, one in enumerate(words) if one == state.address}
-        common = here if common is None else common & here
-    return tuple(sorted((common or set()) - {0}, key=lambda at: (at < 0, abs(at)))[:_SLOTS])
+        holds.update(n * 8 - _NEAR for n, word in enumerate(words) if word == state.address)
+    most = [at for at, count in holds.items() if at and count > looked_at / 2]
+    return tuple(sorted(most, key=lambda at: (at < 0, abs(at)))[:_SLOTS])

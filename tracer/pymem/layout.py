@@ -59,6 +59,10 @@ _STRATEGIES: Mapping[str, Mapping[str, tuple[str, ...]]] = MappingProxyType(
             ),
         },
         "with_exit": {"bound_method": (), "function_and_self": ()},
+        "pthread_key": {  # which of its thread states a thread has there
+            "first_state": ("_PyRuntimeState.interpreters.next_id",),
+            "current_state": (),
+        },
         "parking": {
             "none": (),
             "parking_lot": ("wait_entry.addr", "wait_entry.sema", "wait_entry.node"),

@@ -9,6 +9,7 @@ like one. Otherwise the reader refuses with ``UnsupportedPython``.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 
@@ -203,17 +204,18 @@ class PythonReader:
 
     def stack_walk(self) -> StackWalk | None:
         """How the kernel finds the stacks of running threads; None where it cannot."""
-        return find_walk(self._memory, self.layout, list(self.threads().values()))
+        with suppress(MemoryReadError):  # they come and go too fast: those known will do
+            self.threads()
+        states = [found[0] for found in self._threads.values()]
+        return find_walk(self._memory, self.layout, states)
 
-    def name_kernel_stack(self, tid: int, raw: bytes) -> WakerStack | None:
-        """A stack of thread ``tid`` that the kernel took a moment ago; None if none of it holds."""
+    def name_kernel_stack(self, raw: bytes) -> WakerStack | None:
+        """A stack that the kernel took a moment ago; None if nothing of it is certain."""
         stack = parse(raw)
         if stack.tgid != self.target.pid:
             return None
-        if len(self._readers.runtime.interpreters()) > 1:
-            self.threads()
-            if len(self._threads.get(tid, ())) > 1:
-                return None  # in which of them it ran, the kernel's slot does not say
+        if self._readers.runtime.keeps_first_state():
+            return None  # it may have run in another interpreter, further in
         frames = self._readers.frames.named(stack.frames)
         whole = len(frames) == len(stack.frames)
         return WakerStack(frames, stack.truncated or not whole) if frames else None

@@ -100,6 +100,16 @@ class RuntimeReader:
             address = self._pointer(address + layout["PyInterpreterState.next"])
         return found
 
+    def keeps_first_state(self) -> bool:
+        """Whether a thread that runs a sub-interpreter may have its first state as its own.
+
+        Where it has (``PyGILState_GetThisThreadState`` of 3.11), once there has been one.
+        """
+        if self._layout.strategies["pthread_key"] != "first_state":
+            return False
+        made = self._address + self._layout["_PyRuntimeState.interpreters.next_id"]
+        return self._pointer(made) != 1
+
     def _gil_of(self, interpreter: int) -> int:
         if self._layout.strategies["gil"] == "in_runtime":
             return self._address + self._layout["_PyRuntimeState.ceval.gil"]

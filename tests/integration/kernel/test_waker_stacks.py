@@ -88,6 +88,18 @@ def test_code_that_has_died_is_not_called_by_another_name(
             assert stack is None or stack[0]["function"] == "short_lived"
 
 
+@matrix()
+def test_a_stack_does_not_end_where_another_interpreter_begins(
+    interpreter: Interpreter, start: Start
+) -> None:
+    process = start(interpreter, TARGET, ready=True, stdin=subprocess.PIPE)
+    with attached(SessionOptions(pids=(process.pid,), backend="bcc")) as session:
+        truth = round_of(process, "foreign")
+        waker = waker_of(session, truth["waiter"])
+    assert waker["tid"] == truth["waker"]
+    assert waker["stack"] is None or waker["stack"][0]["function"] == "inner"
+
+
 def test_another_process_has_none(start: Start) -> None:
     ours, theirs = socket.socketpair()
     program = (

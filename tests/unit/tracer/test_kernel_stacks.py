@@ -138,12 +138,13 @@ def _thread(ident: int, address: int, words: dict[int, int]) -> tuple[ThreadStat
     return ThreadState(address, 1, ident, 5), bytes(block)
 
 
-def test_slots_are_where_every_thread_has_its_own_state() -> None:
+def test_slots_are_where_most_threads_have_their_own_state() -> None:
     one = _thread(0x10800, 0xA0, {808: 0xA0, -40: 0xA0, 100: 0xA0, 0: 0xA0})
     two = _thread(0x20800, 0xB0, {808: 0xB0, -40: 0xB0, 100: 0xA0, 0: 0xB0})
+    begins = _thread(0x30800, 0xD0, {})
     gone = ThreadState(0xC0, 1, 0x90000, 6)
-    memory = SegmentMemory([(0x10000, one[1]), (0x20000, two[1])])
-    walk = find_walk(memory, load((3, 12)), [one[0], two[0], gone])
+    memory = SegmentMemory([(0x10000, one[1]), (0x20000, two[1]), (0x30000, begins[1])])
+    walk = find_walk(memory, load((3, 12)), [one[0], two[0], begins[0], gone])
     assert walk is not None
     assert walk.slots == (808, -40)
     assert len(walk.packed()) == 68

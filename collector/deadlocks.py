@@ -43,6 +43,10 @@ class Parks(OpenParks, Protocol):
         """All parks that have not ended."""
 
 
+THREADS_A_SECOND = 10
+"""So many threads of whole processes are read again per second on average."""
+
+
 @dataclass(slots=True)
 class Suspicion:
     """A deadlock as it was read once; ``contexts`` are of the second reading.
@@ -74,6 +78,7 @@ class DeadlockWatch:
         self._said: set[Park] = set()
         self._unclear: dict[Park, None] = {}
         self._examined: set[int] = set()
+        self._threads_read = self._rest = 0
 
     @property
     def busy(self) -> bool:
@@ -89,14 +94,23 @@ class DeadlockWatch:
                 self._follow(park)
 
     def look_again(self) -> None:
-        """About once a second: chains that could not be read, knots that were not yet tied."""
+        """About once a second: chains that could not be read, knots that were not yet tied.
+
+        A process of many threads is looked at more rarely: each takes a fifth of a
+        millisecond, and nothing may ever come of it.
+        """
         self._said = {park for park in self._said if self._parks.is_open(park)}
+        self._rest -= 1
+        if self._rest > 0:
+            return
+        self._threads_read = 0
         waiting = [p for p in self._unclear if self._parks.is_open(p) and not p.idle]
         self._unclear = dict.fromkeys(waiting[AT_ONCE:])
         self._blames.forget()
         self._examined.clear()
         for park in waiting[:AT_ONCE]:
             self._follow(park)
+        self._rest = self._threads_read // THREADS_A_SECOND
 
     def advance(self, now_ns: int) -> list[Event]:
         """The source has been drained since the last call: what is certain by now."""
@@ -178,6 +192,7 @@ class DeadlockWatch:
         if census is None or census.handlers or not census.threads.keys() <= parks.keys():
             return None
         parks = {tid: parks[tid] for tid in census.threads}
+        self._threads_read += len(parks)
         self._blames.read(parks.values())
         blames = {tid: self._blames.of(park) for tid, park in parks.items()}
         known = {tid: blame for tid, blame in blames.items() if blame is not None}

@@ -31,7 +31,7 @@ COMMON = (
 
 EVENTS: Mapping[str, str] = MappingProxyType(
     {
-        "attached": "probes are armed: backend, why, python, version, accuracy, probes",
+        "attached": "probes are armed: backend, why, python, version, accuracy, probes, nodes",
         "park_long": "a thread is parked longer than --long-park and still is: park_id, source, "
         "syscall, fd, resource, holder, candidates, chain, python, stack, stack_torn, idle_reason",
         "resource_named": "what a park is on was found out later: park_id, resource",
@@ -40,7 +40,8 @@ EVENTS: Mapping[str, str] = MappingProxyType(
         "lost), waker, slices, run_delay_ns, cpu, node, cross_node",
         "large_alloc": "a request over 4 KiB: size_bytes, api",
         "data_loss": "records were lost: where, record_kind, count",
-        "governor": "Parkscope gave up or took back a probe: probe, action, why, cost",
+        "governor": "Parkscope gave up or took back a probe, or scans more rarely: probe, action, "
+        "why, cost",
         "probe_failed": "one probe could not be attached, the others go on: probe, why",
         "process_fork": "the target forked: child_pid, followed",
         "process_exec": "the target replaced its program",

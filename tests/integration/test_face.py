@@ -212,11 +212,16 @@ class Tmux:
 
     def __init__(self, columns: int, lines: int, command: str) -> None:
         self._base = ["tmux", "-L", f"parkscope-{uuid.uuid4().hex}", "-f", "/dev/null"]
+        # Without SHELL tmux takes the account's login shell, for `nobody` one that refuses.
+        self._env = {**os.environ, "SHELL": "/bin/sh"}
         size = ["-x", str(columns), "-y", str(lines)]
         self("new-session", "-d", *size, f"{command}; echo ended with $?; exec cat")
 
     def __call__(self, *words: str) -> str:
-        done = subprocess.run([*self._base, *words], capture_output=True, text=True, check=True)
+        done = subprocess.run(
+            [*self._base, *words], capture_output=True, text=True, env=self._env, check=False
+        )
+        assert done.returncode == 0, done.stderr
         return done.stdout
 
     def screen(self) -> str:

@@ -215,7 +215,7 @@ class Tmux:
         # Without SHELL tmux takes the account's login shell, for `nobody` one that refuses.
         self._env = {**os.environ, "SHELL": "/bin/sh"}
         size = ["-x", str(columns), "-y", str(lines)]
-        self("new-session", "-d", *size, f"{command}; echo ended with $?; exec cat")
+        self("new-session", "-d", *size, f"trap : INT; {command}; echo ended with $?; exec cat")
 
     def __call__(self, *words: str) -> str:
         done = subprocess.run(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import subprocess
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -205,7 +207,7 @@ def observe(
         program = install(directory, scenarios()[scenario].path)
         log = directory / "truth.jsonl"
         args: list[str | Path] = ["--log", log, "--seconds", str(seconds), "--start-after-stdin"]
-        process = interpreters.launch(interpreter, program, args, stdin=PIPE, stdout=PIPE)
+        process = _launch_scenario(interpreter, program, args)
         with processes.started(process):
             processes.wait_ready(process)
             session = Attached(_with_pid(options, process.pid, backend)).start()
@@ -237,6 +239,20 @@ def observe(
         status=status,
         slowest_scan_ns=session.sink.slowest_scan_ns,
     )
+
+
+def _launch_scenario(
+    interpreter: Interpreter, program: Path, args: list[str | Path]
+) -> subprocess.Popen[bytes]:
+    """With a descriptor of /proc: in a chroot nothing is mounted at its place."""
+    proc = os.open("/proc", os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        args = [*args, "--proc", str(proc)]
+        return interpreters.launch(
+            interpreter, program, args, stdin=PIPE, stdout=PIPE, pass_fds=(proc,)
+        )
+    finally:
+        os.close(proc)
 
 
 def _with_pid(options: SessionOptions, pid: int, backend: str) -> SessionOptions:

@@ -43,9 +43,12 @@ class Ready:
     """How long the calling thread has stood ready for a CPU in its life, in ns.
 
     Read by ``ctypes.PyDLL``, which keeps the GIL: to ask must not make the thread lose it.
+    ``proc``: descriptor of a /proc that knows this process, where it is not at its place.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, proc: int | None = None) -> None:
+        self._proc = proc
+        self._place = f"{'/proc/' if proc is None else ''}{os.getpid()}/task"
         self._own = threading.local()
         self._buffer = ctypes.create_string_buffer(128)
         self._pread = ctypes.PyDLL(None).pread
@@ -55,11 +58,16 @@ class Ready:
         try:
             if not hasattr(self._own, "file"):
                 # As long as the thread lives; the thread-local closes it.
-                self._own.file = io.FileIO("/proc/thread-self/schedstat")
+                self._own.file = io.FileIO(
+                    f"{self._place}/{threading.get_native_id()}/schedstat", opener=self._open
+                )
             size = self._pread(self._own.file.fileno(), self._buffer, 127, 0)
             return int(self._buffer.raw[: max(0, size)].split()[1])
         except (OSError, IndexError):
             return 0
+
+    def _open(self, path: str, flags: int) -> int:
+        return os.open(path, flags, dir_fd=self._proc)
 
 
 Place = Any  # (function, file, line), or None where it is not known
@@ -119,11 +127,11 @@ class Wait:
 class Log:
     """The truth of one process. Without a path it says nothing and costs little."""
 
-    def __init__(self, path: str | None) -> None:
+    def __init__(self, path: str | None, proc: int | None = None) -> None:
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
         self._fd = None if path is None else os.open(path, flags, 0o600)
         self.computing = 0
-        self._ready = None if path is None else Ready()
+        self._ready = None if path is None else Ready(proc)
 
     def ready_ns(self) -> int:
         """See ``Ready``; 0 where nothing is written."""
@@ -284,8 +292,11 @@ def main(run: Callable[[Log, Clock], None], seconds: float) -> None:
         action="store_true",
         help="begin when a line comes on stdin, so that a tracer can attach first",
     )
+    parser.add_argument(
+        "--proc", type=int, metavar="FD", help="descriptor of /proc, where none is mounted"
+    )
     options = parser.parse_args()
-    log = Log(options.log)
+    log = Log(options.log, options.proc)
     print("ready", flush=True)
     if options.start_after_stdin:
         with log.wait("io", "stdin"):

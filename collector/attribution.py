@@ -62,7 +62,7 @@ class Sight:
     """A crossed park and what was read of its thread and of its chain, before it is said.
 
     The thread is read before its blame, and the blame before the links. ``idle``: by what
-    was read it waits there by design.
+    was read it waits there by design. ``earlier``: what was read of it before it crossed.
     """
 
     park: Park
@@ -70,6 +70,7 @@ class Sight:
     blame: Blame | None = None
     links: tuple[SeenLink, ...] = ()
     idle: bool = False
+    earlier: Sight | None = None
 
 
 class Attributor:
@@ -96,11 +97,9 @@ class Attributor:
         ``is_open``: the park still lasts. ``chain``: what has been confirmed of the links.
         """
         park = sight.park
-        context, blame = sight.context, sight.blame
-        if not (is_open or _ended_later(park, context.read_ns)):
-            context, blame = _name_only(context), None
-        elif blame is not None and not (is_open or _ended_later(park, blame.read_ns)):
-            blame = None
+        context, blame = (sight.context, sight.blame) if is_open else _outlasted(sight)
+        if blame is not sight.blame:
+            chain = ()
         chain = context.chain if context.chain is not None else chain
         reason = self._rules.match(park.kind, context)
         # Without frames nobody knows whether the thread waits there by design.
@@ -253,6 +252,18 @@ def _why_awake(park: Park) -> str | None:
     if not told:
         return None
     return "thread" if park.waker_pid == park.pid else "process"
+
+
+def _outlasted(sight: Sight) -> tuple[ThreadContext, Blame | None]:
+    """What was read of a park that is over by now, as late as possible before its end."""
+    park = sight.park
+    readings = [sight] if sight.earlier is None else [sight, sight.earlier]
+    for one in readings:
+        if _ended_later(park, one.context.read_ns):
+            blames = (each.blame for each in readings if each.blame is not None)
+            blame = next((each for each in blames if _ended_later(park, each.read_ns)), None)
+            return one.context, blame
+    return _name_only(sight.context), None
 
 
 def _ended_later(park: Park, read_ns: int) -> bool:

@@ -74,6 +74,17 @@ class ParkDetector:
             heapq.heappop(self._due)
         return self._due[0][0] if self._due else None
 
+    def crossing_by(self, until_ns: int) -> list[Park]:
+        """Open parks that will cross the threshold until then, if they last."""
+        found, todo = [], [0]
+        while todo:  # down the heap, no further than it is early enough
+            at = todo.pop()
+            if at < len(self._due) and self._due[at][0] <= until_ns:
+                if not self._settled(self._due[at][2]):
+                    found.append(self._due[at][2])
+                todo += (2 * at + 1, 2 * at + 2)
+        return found
+
     @property
     def open_parks(self) -> list[Park]:
         """Parks that have not ended (live objects: do not change them)."""

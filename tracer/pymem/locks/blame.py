@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import NamedTuple
 
 from collector.context import Blame, Frame, NameFound, Party, Resource
@@ -127,11 +128,14 @@ class BlameReader:
         return blames
 
     def warm_up(self, threads: Threads) -> None:
-        """Read what the first ``blames`` would have to read besides: types and code objects."""
+        """Read what the first ``blames`` would have to read besides: types, code, names."""
         for interpreter in {state.interpreter for state in threads.states.values()}:
             self._kinds.refresh(interpreter)
         stacks = self._glance(list(threads.states)[:MAX_SEARCHED], threads)
         self._holders.claims(stacks, frozenset())
+        for tid in islice(stacks, 1):
+            threads.name(tid)
+            self._names.warm_up([stacks[tid]], threads.states[tid].interpreter)
 
     def _gil(self, tid: int, threads: Threads) -> Blame | None:
         state = threads.states[tid]

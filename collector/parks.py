@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from collector.park import CLASS_KIND, End, Findings, Park, Seen, park_rows, wait_rows
+from collector.park import CLASS_KIND, End, Findings, Park, Seen, due_by, park_rows, wait_rows
 from probes.kinds import EXIT_GROUP, FUTEX, park_kind
 from probes.wire import PAYLOAD, Flag, Kind, RunState, WaitClass
 
@@ -76,14 +76,7 @@ class ParkDetector:
 
     def crossing_by(self, until_ns: int) -> list[Park]:
         """Open parks that will cross the threshold until then, if they last."""
-        found, todo = [], [0]
-        while todo:  # down the heap, no further than it is early enough
-            at = todo.pop()
-            if at < len(self._due) and self._due[at][0] <= until_ns:
-                if not self._settled(self._due[at][2]):
-                    found.append(self._due[at][2])
-                todo += (2 * at + 1, 2 * at + 2)
-        return found
+        return [park for park in due_by(self._due, until_ns) if not self._settled(park)]
 
     @property
     def open_parks(self) -> list[Park]:

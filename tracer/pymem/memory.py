@@ -21,6 +21,7 @@ from probes.errors import MemoryFault, PermissionDenied, TargetGone
 MAX_READ = 1 << 20
 """The longest single read, in bytes: nothing that is looked at here is larger."""
 
+_BUFFER = 1 << 18
 _IOV_MAX = 1024  # UIO_MAXIOV, include/uapi/linux/uio.h
 _ADDRESS_END = 1 << 47  # user addresses of x86-64 with four page-table levels
 
@@ -67,7 +68,7 @@ class ProcessMemory:
         self._local = _Iovec(0, 0)
         self._remote_at = ctypes.addressof(self._remote)
         self._local_at = ctypes.addressof(self._local)
-        self._buffer = bytearray(65536)
+        self._buffer = bytearray(_BUFFER)
         self._buffer_at = ctypes.addressof(
             (ctypes.c_char * len(self._buffer)).from_buffer(self._buffer)
         )
@@ -111,7 +112,7 @@ class ProcessMemory:
         """Append some more answers with one call, at least one."""
         at, total = len(answers), 0
         table: list[tuple[int, int]] = []
-        some = requests[at : at + _IOV_MAX]
+        some = requests[at : at + max(1, min(_IOV_MAX, _BUFFER // max(1, requests[at][1])))]
         if self._uniform(some, answers):
             return
         for address, size in some:

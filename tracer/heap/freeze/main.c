@@ -248,6 +248,16 @@ static void block_signals(void) {
     sigprocmask(SIG_SETMASK, &all, NULL);
 }
 
+/* Where the scheduler groups tasks by session (sched(7), autogroup), niceness counts within a
+ * session only, and ours is one of its own: the group has a niceness, too. */
+static void nice_group(int nice) {
+    int fd = open("/proc/self/autogroup", O_WRONLY | O_CLOEXEC);
+    if (fd < 0)
+        return;
+    dprintf(fd, "%d", nice);
+    close(fd);
+}
+
 /* Where we stand among others. Who may not go first could not come back from the last place
  * either, and stays where everybody is. */
 void hurry(enum place place) {
@@ -256,8 +266,10 @@ void hurry(enum place place) {
     int policy = place == FIRST ? SCHED_FIFO : SCHED_OTHER;
     if (!allowed || sched_setscheduler(0, policy | SCHED_RESET_ON_FORK, &parameter))
         allowed = false;
-    else if (place != FIRST)
+    else if (place != FIRST) {
         setpriority(PRIO_PROCESS, 0, place == LAST ? AFTER_OTHERS : 0);
+        nice_group(place == LAST ? AFTER_OTHERS : 0);
+    }
 }
 
 /* Should memory run out, the worst moment to be killed is while a thread is borrowed. Only

@@ -52,11 +52,10 @@ def blame_costs(name: str, threads: int) -> Costs:
         truth = json.loads(read_line(process, 60))
         pid, tid = process.pid, truth["waiter"]
         wait_until(lambda: procfs.futex_wait(pid, tid)[0], "the waiter in its wait", 20)
-        firsts = []
-        for _ in range(FIRSTS):
-            context = TargetContext([inspect(pid)])
-            settle()  # as the commands do
-            firsts.append(_look(context, pid, truth))
+        contexts = [TargetContext([inspect(pid)]) for _ in range(FIRSTS)]
+        settle()  # as the commands do
+        firsts = [_look(context, pid, truth) for context in contexts]
+        context = contexts[0]
         later = [_look(context, pid, truth) for _ in range(REPEATS)]
     return Costs(
         first_ms=[one.cpu_ms for one in firsts],

@@ -13,10 +13,10 @@ import os
 import struct
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from probes.errors import MemoryFault, NotAnImage
+from tracer.closing import Closing, open_to_read
 
 PAGE = 4096
 MAX_READ = 1 << 20
@@ -94,7 +94,7 @@ class CaptureFacts:
 
 
 @dataclass
-class Image:
+class Image(Closing):
     """An image; ``fd`` is owned by it. Also a ``tracer.pymem.memory.MemoryReader``."""
 
     fd: int
@@ -111,17 +111,6 @@ class Image:
         if self.fd >= 0:
             os.close(self.fd)
             self.fd = -1
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        _kind: type[BaseException] | None,
-        _error: BaseException | None,
-        _trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def segment_of(self, address: int) -> Segment | None:
         """The segment that holds ``address``."""
@@ -182,7 +171,7 @@ def load(path: str | os.PathLike[str]) -> Image:
 
     Raises NotAnImage for anything else, OSError.
     """
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    fd = open_to_read(path)
     try:
         return _parse(fd)
     except NotAnImage:

@@ -164,9 +164,8 @@ class Pipeline:
         due = [self._now_ns + _IDLE_POLL_NS, self._health_due_ns]
         if self._attributor.names_missing:
             due.append(self._naming_due_ns)
-        ahead_ns = self._ahead.due_ns(self._now_ns)
-        if ahead_ns is not None:
-            due.append(ahead_ns)
+        sometimes = (self._ahead.due_ns(self._now_ns), self._deadlocks.due_ns)
+        due += [at_ns for at_ns in sometimes if at_ns is not None]
         if self._options.duration_ns is not None:
             due.append(self._started_ns + self._options.duration_ns)
         return max(0, min(due) - self._now_ns)

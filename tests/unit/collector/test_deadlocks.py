@@ -85,7 +85,9 @@ class Target(NoBlames):
 
 
 def watch(target: Target) -> DeadlockWatch:
-    return DeadlockWatch(target, target, Blames(target, target))
+    watched = DeadlockWatch(target, target, Blames(target, target))
+    assert watched.advance(299 * MS) == []
+    return watched
 
 
 def said(watched: DeadlockWatch, *parks: Park) -> list[Event]:
@@ -293,3 +295,33 @@ def test_those_who_wait_by_design_are_not_named() -> None:
     target.park(3, None, "Queue").idle = True
     (event,) = said(watch(target), park)
     assert [one["tid"] for one in event.data["cycle"]] == [2, 100]
+
+
+def test_a_wait_that_could_not_be_read_at_its_crossing_is_read_again_soon() -> None:
+    target, park = two()
+    missing = target.found.pop(1)
+    watched = watch(target)
+    assert said(watched, park) == []
+    target.found[1] = missing  # it was only changing too fast
+    assert watched.due_ns is not None
+    again_ns = watched.due_ns
+    assert 302 * MS < again_ns < 400 * MS
+    assert watched.advance(again_ns - 1) == []
+    events = [e for n in range(3) for e in watched.advance(again_ns + n * MS)]
+    assert [event.event for event in events] == ["deadlock"]
+    assert watched.due_ns is None, "once is enough: the health check is for the rest"
+
+
+def test_no_time_is_left_for_names_where_the_reading_took_long() -> None:
+    target, park = two()
+    target.found = {
+        tid: replace(one, resource=replace(one.resource, name=None))
+        for tid, one in target.found.items()
+    }
+    target.name_after = 1_000
+    watched = watch(target)
+    watched.advance(300 * MS)
+    watched.suspect([park])
+    assert watched.advance(380 * MS) == [], "the second reading"
+    (event,) = watched.advance(381 * MS)
+    assert [one["waits_on"]["name"] for one in event.data["cycle"]] == [None, None]

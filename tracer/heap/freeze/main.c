@@ -22,6 +22,7 @@
 #define TICK_NS 2000000       /* how often the supervisor looks at the clock */
 #define WINDOW_GRACE 100      /* deadlines that a thread in the dangerous window is given */
 #define AFTER_OTHERS 10       /* nice(2) */
+#define GROUP_AFTER_OTHERS 5  /* a third of what another session gets */
 #define PROGRESS_NS 50000000ULL
 
 bool precopy_possible(void);
@@ -268,7 +269,7 @@ void hurry(enum place place) {
         allowed = false;
     else if (place != FIRST) {
         setpriority(PRIO_PROCESS, 0, place == LAST ? AFTER_OTHERS : 0);
-        nice_group(place == LAST ? AFTER_OTHERS : 0);
+        nice_group(place == LAST ? GROUP_AFTER_OTHERS : 0);
     }
 }
 

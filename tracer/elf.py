@@ -22,8 +22,8 @@ from functools import cached_property
 
 import numpy as np
 
+from collector.closing import OpenFile, open_to_read
 from probes.errors import BadElf
-from tracer.closing import OpenFile, open_to_read
 
 MAX_TABLE_BYTES = 256 << 20
 MAX_SEGMENTS = 4096

@@ -15,12 +15,11 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from collector.closing import Closing, open_to_read
 from probes.errors import MemoryFault, NotAnImage
-from tracer.closing import Closing, open_to_read
+from tracer.pymem.memory import MAX_READ, OneByOne
 
 PAGE = 4096
-MAX_READ = 1 << 20
-"""The longest single ``Image.read``, in bytes (as ``tracer.pymem.memory.MAX_READ``)."""
 
 _HEAD = struct.Struct("<8sQ")  # magic, bytes of JSON that follow
 _MAGIC = b"PKSIMG1\n"
@@ -94,7 +93,7 @@ class CaptureFacts:
 
 
 @dataclass
-class Image(Closing):
+class Image(Closing, OneByOne):
     """An image; ``fd`` is owned by it. Also a ``tracer.pymem.memory.MemoryReader``."""
 
     fd: int
@@ -136,16 +135,6 @@ class Image(Closing):
             at += length
             left -= length
         return b"".join(parts)
-
-    def read_many(self, requests: Sequence[tuple[int, int]]) -> list[bytes | None]:
-        """One answer per (address, size), None for what is not in the image."""
-        answers: list[bytes | None] = []
-        for address, size in requests:
-            try:
-                answers.append(self.read(address, size))
-            except MemoryFault:
-                answers.append(None)
-        return answers
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the image to a new file, mode 0600; holes stay holes. Raises OSError."""

@@ -19,8 +19,8 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from collector.closing import OpenFile, open_to_read
 from probes.errors import DamagedHeapDump, NotAHeapDump, UnknownHeapDumpVersion
-from tracer.closing import OpenFile, open_to_read
 from tracer.heap import codec
 from tracer.heap.model import (
     BORROWED,

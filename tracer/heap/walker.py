@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from collector.closing import Closing
 from probes.errors import ImplausibleMemory, InternalError, ParkscopeError
-from tracer.closing import Closing
 from tracer.heap.build import built
 from tracer.heap.image import Image
 from tracer.pymem.layout import Layout

@@ -168,7 +168,25 @@ class ProcessMemory:
         return got
 
 
-class SegmentMemory:
+class OneByOne:
+    """Reads many as often as one: where a read is no system call, or does not matter."""
+
+    def read(self, address: int, size: int) -> bytes:
+        """Exactly ``size`` bytes. Raises MemoryFault."""
+        raise NotImplementedError
+
+    def read_many(self, requests: Sequence[tuple[int, int]]) -> list[bytes | None]:
+        """One answer per (address, size), None for what is not there."""
+        answers: list[bytes | None] = []
+        for address, size in requests:
+            try:
+                answers.append(self.read(address, size))
+            except MemoryFault:
+                answers.append(None)
+        return answers
+
+
+class SegmentMemory(OneByOne):
     """Recorded or made-up memory: a list of (address, bytes). For images and tests."""
 
     def __init__(self, segments: Sequence[tuple[int, bytes]]) -> None:
@@ -192,13 +210,3 @@ class SegmentMemory:
             at += len(part)
             left -= len(part)
         return b"".join(parts)
-
-    def read_many(self, requests: Sequence[tuple[int, int]]) -> list[bytes | None]:
-        """One answer per (address, size), None for what is not there."""
-        answers: list[bytes | None] = []
-        for address, size in requests:
-            try:
-                answers.append(self.read(address, size))
-            except MemoryFault:
-                answers.append(None)
-        return answers

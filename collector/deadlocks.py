@@ -109,11 +109,12 @@ class DeadlockWatch:
         millisecond, and nothing may ever come of it.
         """
         self._said = {park for park in self._said if self._parks.is_open(park)}
+        waiting = [p for p in self._unclear if self._parks.is_open(p) and not p.idle]
+        self._unclear = dict.fromkeys(waiting)
         self._rest -= 1
         if self._rest > 0:
             return
         self._threads_read = 0
-        waiting = [p for p in self._unclear if self._parks.is_open(p) and not p.idle]
         self._unclear = dict.fromkeys(waiting[AT_ONCE:])
         self._blames.forget()
         self._examined.clear()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -288,6 +289,30 @@ def test_a_knot_that_is_tied_later_is_found_when_one_looks_again() -> None:
     watched.look_again()
     assert not watched.advance(400 * MS)
     assert len(watched.advance(401 * MS)) == 1
+
+
+def test_parks_that_are_over_are_not_kept_while_it_rests() -> None:
+    """A process of many threads is looked at every few minutes: its parks come and go meanwhile."""
+    target, park = knot()
+    for tid in range(1_000, 1_400):
+        target.park(tid, None, "Queue")
+    blames = Blames(target, target)
+    watched = DeadlockWatch(target, target, blames)
+    watched.suspect([park])
+    watched.advance(300 * MS)
+    watched.look_again()  # the whole process was read: now it rests
+    before = parks_alive()
+    for tid in range(2_000, 2_100):
+        watched.suspect([target.park(tid, None, "Queue")])
+        del target.parks[tid], target.found[tid]
+        blames.forget()  # as the loop does
+        watched.look_again()
+    assert parks_alive() - before < 10
+
+
+def parks_alive() -> int:
+    gc.collect()
+    return sum(type(one) is Park for one in gc.get_objects())
 
 
 def test_those_who_wait_by_design_are_not_named() -> None:

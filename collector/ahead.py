@@ -4,7 +4,8 @@ What is read of a parked thread is true if the park outlasted the reading. A par
 ends a moment after the threshold outlasts no reading that begins at the threshold.
 So one that is about to cross is read ``LEAD_NS`` before. Its stack is that of the whole
 park and is not read again; who holds what may change meanwhile, so that is read again at
-the crossing, and the earlier reading counts only if the park is over by then.
+the crossing. The earlier reading counts only if the park is over by then, and the holder
+of then only if it is the thread that ended the park.
 """
 
 from __future__ import annotations
@@ -78,7 +79,7 @@ class ReadAhead:
         if earlier is None:
             return self._attributor.look(park)
         if not self._parks.is_open(park):
-            return earlier
+            return replace(earlier, blame=None, earlier=earlier)
         context = earlier.context
         # A wait for the GIL has slices: the thread may have gone a line further in between.
         if park.kind == "gil" or context.frames is None or context.torn:

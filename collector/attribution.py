@@ -256,14 +256,26 @@ def _why_awake(park: Park) -> str | None:
 
 def _outlasted(sight: Sight) -> tuple[ThreadContext, Blame | None]:
     """What was read of a park that is over by now, as late as possible before its end."""
-    park = sight.park
-    readings = [sight] if sight.earlier is None else [sight, sight.earlier]
-    for one in readings:
+    park, earlier = sight.park, sight.earlier
+    for one in (sight,) if earlier is None else (sight, earlier):
         if _ended_later(park, one.context.read_ns):
-            blames = (each.blame for each in readings if each.blame is not None)
-            blame = next((each for each in blames if _ended_later(park, each.read_ns)), None)
-            return one.context, blame
+            if sight.blame is not None and _ended_later(park, sight.blame.read_ns):
+                return one.context, sight.blame
+            return one.context, None if earlier is None else _kept_to_the_end(park, earlier.blame)
     return _name_only(sight.context), None
+
+
+def _kept_to_the_end(park: Park, blame: Blame | None) -> Blame | None:
+    """What was read before the crossing; its holder only if it is who ended the park.
+
+    Otherwise what was waited for may have changed hands in between.
+    """
+    if blame is None or not _ended_later(park, blame.read_ns):
+        return None
+    waker = park.waker_tid if park.waker_pid == park.pid else 0
+    if blame.holder is None or blame.holder.tid == waker:
+        return blame
+    return replace(blame, holder=None, needs=None)
 
 
 def _ended_later(park: Park, read_ns: int) -> bool:

@@ -68,9 +68,9 @@ def blocked(at_ms: float, since_ms: float, tid: int = TID, flags: int = Flag.WAT
     ).tobytes()  # fmt: skip
 
 
-def wake(at_ms: float) -> bytes:
+def wake(at_ms: float, waker: int = FIRST) -> bytes:
     return make(
-        Kind.WAKE, ts_ns=int(at_ms * MS), pid=PID, tid=TID, waker_pid=PID, waker_tid=FIRST,
+        Kind.WAKE, ts_ns=int(at_ms * MS), pid=PID, tid=TID, waker_pid=PID, waker_tid=waker,
         waker_syscall=202,
     ).tobytes()  # fmt: skip
 
@@ -105,6 +105,14 @@ def test_a_park_that_ends_at_the_threshold_has_its_place_and_holder(said_at: flo
 def test_a_park_that_ends_while_it_is_read_again_has_the_holder_of_before() -> None:
     sink, _ = play(BEGUN, (207, b""), (210.2, b""), (211, wake(210.3)), (300, b""), change_ms=209)
     assert (only(sink).data["stack"] is not None, holder(only(sink))) == (True, FIRST)
+
+
+@pytest.mark.parametrize("waker", [SECOND, 0])
+def test_a_holder_that_did_not_end_the_park_may_have_let_go_before(waker: int) -> None:
+    sink, _ = play(BEGUN, (207, b""), (210.35, wake(210.3, waker)), (300, b""))
+    event = only(sink)
+    assert event.data["stack"] is not None
+    assert (event.data["resource"]["name"], holder(event)) == ("app.lock", None)
 
 
 def test_a_park_that_lasts_has_the_holder_of_the_crossing() -> None:

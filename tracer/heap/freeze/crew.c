@@ -18,14 +18,13 @@
 static struct {
     _Atomic uint32_t turn;     /* grows with each job: the helpers sleep on it */
     _Atomic int open, inside;  /* the job may be begun; helpers that may be at it */
-    _Atomic int count;         /* helpers */
+    _Atomic pid_t members[MAX_HANDS];
     void (*job)(int hand);
 } crew;
 
 static void *help(void *argument) {
     int hand = (int)(intptr_t)argument;
-    struct sched_param first = {.sched_priority = 1};
-    sched_setscheduler(0, SCHED_FIFO | SCHED_RESET_ON_FORK, &first); /* as hurry(FIRST) */
+    atomic_store(&crew.members[hand], (pid_t)syscall(SYS_gettid));
     for (uint32_t seen = 0, now;; seen = now) {
         while ((now = atomic_load(&crew.turn)) == seen)
             syscall(SYS_futex, &crew.turn, FUTEX_WAIT_PRIVATE, seen, NULL, NULL, 0);
@@ -54,12 +53,17 @@ void crew_call(void) {
         pthread_t thread;
         if (pthread_create(&thread, &attributes, help, (void *)(intptr_t)hand))
             break;
-        atomic_fetch_add(&crew.count, 1);
+        while (!crew_member(hand))
+            sched_yield();
     }
     pthread_sigmask(SIG_SETMASK, &before, NULL);
     pthread_attr_destroy(&attributes);
+    hurry(LAST);
     crew_do(nothing);
 }
+
+/* The thread that is this hand, 0: there is none. */
+pid_t crew_member(int hand) { return atomic_load(&crew.members[hand]); }
 
 /* Have `job` done, by this thread (hand 0) and whoever comes in time: it has to hand out its
  * parts itself, and to return when there are none left. */
@@ -67,7 +71,7 @@ void crew_do(void (*job)(int hand)) {
     crew.job = job;
     atomic_store(&crew.open, 1);
     atomic_fetch_add(&crew.turn, 1);
-    if (atomic_load(&crew.count))
+    if (crew_member(1))
         syscall(SYS_futex, &crew.turn, FUTEX_WAKE_PRIVATE, MAX_HANDS, NULL, NULL, 0);
     job(0);
     atomic_store(&crew.open, 0);

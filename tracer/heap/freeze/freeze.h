@@ -170,6 +170,7 @@ int copy_files(pid_t source, struct plan *plan, bool writable_too);
 
 /* --- crew.c, rest.c: what is done while the target stands still ------------------------------ */
 void crew_call(void);
+pid_t crew_member(int hand);
 void crew_do(void (*job)(int hand));
 int rest_prepare(const struct plan *plan);
 int rest_copy(struct plan *plan, struct pages *pages, bool all, u64 limit, struct regions *holes);

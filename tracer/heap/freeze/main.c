@@ -259,18 +259,27 @@ static void nice_group(int nice) {
     close(fd);
 }
 
-/* Where we stand among others. Who may not go first could not come back from the last place
- * either, and stays where everybody is. */
-void hurry(enum place place) {
-    static bool allowed = true;
+static bool put_thread(pid_t tid, enum place place) {
     struct sched_param parameter = {.sched_priority = place == FIRST};
     int policy = place == FIRST ? SCHED_FIFO : SCHED_OTHER;
-    if (!allowed || sched_setscheduler(0, policy | SCHED_RESET_ON_FORK, &parameter))
-        allowed = false;
-    else if (place != FIRST) {
-        setpriority(PRIO_PROCESS, 0, place == LAST ? AFTER_OTHERS : 0);
+    if (sched_setscheduler(tid, policy | SCHED_RESET_ON_FORK, &parameter))
+        return false;
+    if (place != FIRST)
+        setpriority(PRIO_PROCESS, (id_t)tid, place == LAST ? AFTER_OTHERS : 0);
+    return true;
+}
+
+/* Where we and our helpers stand among others: at the end whichever of us is the last gives
+ * gigabytes back, and may not do that before everybody. Who may not go first could not come
+ * back from the last place either, and stays where everybody is. */
+void hurry(enum place place) {
+    static bool allowed = true;
+    allowed = allowed && put_thread(0, place);
+    for (int hand = 1; allowed && hand < MAX_HANDS; hand++)
+        if (crew_member(hand))
+            put_thread(crew_member(hand), place);
+    if (allowed && place != FIRST)
         nice_group(place == LAST ? GROUP_AFTER_OTHERS : 0);
-    }
 }
 
 /* Should memory run out, the worst moment to be killed is while a thread is borrowed. Only

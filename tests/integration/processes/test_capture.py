@@ -398,18 +398,3 @@ def test_a_target_in_a_namespace_of_its_own(start: Start) -> None:
         capturing.wait_no_injector(injectors)
         wait_until(lambda: capturing.counts(pid) == before, f"{step}: all as before")
     assert capturing.is_running(pid)
-
-
-@pytest.mark.parametrize("engine", ["stop-and-copy", "precopy"])
-def test_one_cpu_is_enough(start: Start, engine: str) -> None:
-    """Where no CPU is free for helpers, one hand does it all."""
-    pid, said = writers(start, get("system-3.11"))
-    allowed = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, {min(allowed)})
-    try:
-        for _ in range(3):
-            with capturing.take(pid, engine) as image:
-                assert capturing.contradictions(image, said) == []
-    finally:
-        os.sched_setaffinity(0, allowed)
-    assert capturing.is_running(pid)

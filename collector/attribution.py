@@ -72,6 +72,12 @@ class Sight:
     idle: bool = False
     earlier: Sight | None = None
 
+    @property
+    def asks(self) -> bool:
+        """Whether to read the blame though the park is over: that tells who has had the GIL."""
+        before = None if self.earlier is None else self.earlier.blame
+        return before is not None and before.holder is not None and before.turn > 0
+
 
 class Attributor:
     """Builds ``park_long``, ``resource_named`` and ``park_end`` events; one per session."""
@@ -261,21 +267,21 @@ def _outlasted(sight: Sight) -> tuple[ThreadContext, Blame | None]:
         if _ended_later(park, one.context.read_ns):
             if sight.blame is not None and _ended_later(park, sight.blame.read_ns):
                 return one.context, sight.blame
-            return one.context, None if earlier is None else _kept_to_the_end(park, earlier.blame)
+            return one.context, None if earlier is None else _kept(park, earlier.blame, sight.blame)
     return _name_only(sight.context), None
 
 
-def _kept_to_the_end(park: Park, blame: Blame | None) -> Blame | None:
-    """What was read before the crossing; its holder only if it is who ended the park.
+def _kept(park: Park, blame: Blame | None, now: Blame | None) -> Blame | None:
+    """What was read before the crossing; its holder only if it had the thing to the end.
 
-    Otherwise what was waited for may have changed hands in between.
+    It had if it ended the park; of a GIL, if by ``now`` nobody has taken it but the thread
+    that waited. Otherwise what was waited for may have changed hands in between.
     """
     if blame is None or not _ended_later(park, blame.read_ns):
         return None
-    waker = park.waker_tid if park.waker_pid == park.pid else 0
-    if blame.holder is None or blame.holder.tid == waker:
-        return blame
-    return replace(blame, holder=None, needs=None)
+    ended = park.waker_pid == park.pid and blame.holder and blame.holder.tid == park.waker_tid
+    passed = blame.turn and now is not None and now.turn == blame.turn + 1
+    return blame if ended or passed else replace(blame, holder=None, needs=None)
 
 
 def _ended_later(park: Park, read_ns: int) -> bool:

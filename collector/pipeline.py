@@ -219,7 +219,7 @@ class Pipeline:
         self._blames.read(
             sight.park
             for sight in sights
-            if self._detector.is_open(sight.park) and not (many and sight.idle)
+            if not (many and sight.idle) and (sight.asks or self._detector.is_open(sight.park))
         )
         blamed = [replace(s, blame=self._blames.known(s.park) or s.blame) for s in sights]
         return [replace(s, links=self._chains.look(s.park, s.blame)) for s in blamed]

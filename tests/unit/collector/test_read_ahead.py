@@ -15,7 +15,7 @@ from collector.events import Event
 from collector.parks import ParkDetector
 from collector.pipeline import Pipeline
 from collector.source import Batch
-from probes.wire import Flag, Kind, RunState, make
+from probes.wire import Flag, Kind, RunState, WaitClass, make
 from tests.unit.collector.test_pipeline import ListSource, Recorder
 
 MS = 1_000_000
@@ -35,12 +35,13 @@ class Clocked(ListSource):
 
 
 class Held(NoBlames):
-    """Each reading takes 0.1 ms; the lock changes hands at ``change_ns``."""
+    """Each reading takes 0.1 ms; the lock changes hands at ``change_ns``, ``turns`` times."""
 
-    def __init__(self, source: Clocked, change_ns: int = 1 << 60) -> None:
+    def __init__(self, source: Clocked, change_ns: int = 1 << 60, turns: int = 0) -> None:
         self.described: list[tuple[int, int]] = []
         self._source = source
         self._change_ns = change_ns
+        self._turns = turns
 
     def describe(
         self, pid: int, tid: int, since_ns: int, parked: ParkedAt | None = None, /
@@ -50,12 +51,13 @@ class Held(NoBlames):
         return ThreadContext("worker", True, frames, read_ns=self._source.now_ns + 100_000)
 
     def blames(self, pid: int, waits: Mapping[int, ParkedAt], /) -> dict[int, Blame]:
-        holder = FIRST if self._source.now_ns < self._change_ns else SECOND
+        changed = self._source.now_ns >= self._change_ns
+        holder = SECOND if changed else FIRST
+        turn = self._turns and 7 + self._turns * changed
         party = Party(holder, "holder", "stands in the with body")
         read_ns = self._source.now_ns + 200_000
-        return {
-            tid: Blame(Resource("Lock", "app.lock", 9), party, read_ns=read_ns) for tid in waits
-        }
+        blame = Blame(Resource("Lock", "app.lock", 9), party, read_ns=read_ns, turn=turn)
+        return dict.fromkeys(waits, blame)
 
     def thread_name(self, pid: int, tid: int, /) -> str | None:
         return None
@@ -75,9 +77,11 @@ def wake(at_ms: float, waker: int = FIRST) -> bytes:
     ).tobytes()  # fmt: skip
 
 
-def play(*batches: tuple[float, bytes], change_ms: float = 1e9) -> tuple[Recorder, Held]:
+def play(
+    *batches: tuple[float, bytes], change_ms: float = 1e9, turns: int = 0
+) -> tuple[Recorder, Held]:
     source = Clocked([Batch(int(ms * MS), raw, done=ms == batches[-1][0]) for ms, raw in batches])
-    context, sink = Held(source, int(change_ms * MS)), Recorder()
+    context, sink = Held(source, int(change_ms * MS), turns), Recorder()
     Pipeline(source, ParkDetector(200 * MS, MS), Attributor(context, NoIdleRules()), [sink]).run()
     return sink, context
 
@@ -133,6 +137,23 @@ def test_a_wait_for_the_gil_is_read_again_where_it_stands_at_the_crossing() -> N
     sink, context = play(*slices, (216, b""), (300, b""))
     assert only(sink).kind == "gil"
     assert len(context.described) == 2
+
+
+@pytest.mark.parametrize(("turns", "said"), [(1, FIRST), (2, None)])
+def test_a_gil_that_nobody_else_has_had_was_held_to_the_end(turns: int, said: int | None) -> None:
+    """No wake-up tells the end of a wait for the GIL, but the GIL counts its turns."""
+    wait = {"pid": PID, "tid": TID, "start_ns": 10 * MS, "address": 9, "slices": 40}
+    gil = WaitClass.GIL
+    opened = make(Kind.WAIT_OPEN, ts_ns=20 * MS, wait_class=gil, **wait).tobytes()
+    done = make(
+        Kind.WAIT, ts_ns=int(210.3 * MS), wait_class=gil, duration_ns=int(200.3 * MS), **wait
+    ).tobytes()
+    sink, _ = play(
+        (20, opened), (207, b""), (210.35, done), (300, b""), change_ms=210.3, turns=turns
+    )
+    event = only(sink)
+    assert (event.kind, event.data["stack"] is not None) == ("gil", True)
+    assert holder(event) == said
 
 
 def test_a_crowd_is_read_once_at_the_crossing() -> None:

@@ -62,7 +62,7 @@ class Sight:
     """A crossed park and what was read of its thread and of its chain, before it is said.
 
     The thread is read before its blame, and the blame before the links. ``idle``: by what
-    was read it waits there by design.
+    was read it waits there by design. ``earlier``: what was read of it before it crossed.
     """
 
     park: Park
@@ -70,6 +70,13 @@ class Sight:
     blame: Blame | None = None
     links: tuple[SeenLink, ...] = ()
     idle: bool = False
+    earlier: Sight | None = None
+
+    @property
+    def asks(self) -> bool:
+        """Whether to read the blame though the park is over: that tells who has had the GIL."""
+        before = None if self.earlier is None else self.earlier.blame
+        return before is not None and before.holder is not None and before.turn > 0
 
 
 class Attributor:
@@ -96,11 +103,9 @@ class Attributor:
         ``is_open``: the park still lasts. ``chain``: what has been confirmed of the links.
         """
         park = sight.park
-        context, blame = sight.context, sight.blame
-        if not (is_open or _ended_later(park, context.read_ns)):
-            context, blame = _name_only(context), None
-        elif blame is not None and not (is_open or _ended_later(park, blame.read_ns)):
-            blame = None
+        context, blame = (sight.context, sight.blame) if is_open else _outlasted(sight)
+        if blame is not sight.blame:
+            chain = ()
         chain = context.chain if context.chain is not None else chain
         reason = self._rules.match(park.kind, context)
         # Without frames nobody knows whether the thread waits there by design.
@@ -253,6 +258,30 @@ def _why_awake(park: Park) -> str | None:
     if not told:
         return None
     return "thread" if park.waker_pid == park.pid else "process"
+
+
+def _outlasted(sight: Sight) -> tuple[ThreadContext, Blame | None]:
+    """What was read of a park that is over by now, as late as possible before its end."""
+    park, earlier = sight.park, sight.earlier
+    for one in (sight,) if earlier is None else (sight, earlier):
+        if _ended_later(park, one.context.read_ns):
+            if sight.blame is not None and _ended_later(park, sight.blame.read_ns):
+                return one.context, sight.blame
+            return one.context, None if earlier is None else _kept(park, earlier.blame, sight.blame)
+    return _name_only(sight.context), None
+
+
+def _kept(park: Park, blame: Blame | None, now: Blame | None) -> Blame | None:
+    """What was read before the crossing; its holder only if it had the thing to the end.
+
+    It had if it ended the park; of a GIL, if by ``now`` nobody has taken it but the thread
+    that waited. Otherwise what was waited for may have changed hands in between.
+    """
+    if blame is None or not _ended_later(park, blame.read_ns):
+        return None
+    ended = park.waker_pid == park.pid and blame.holder and blame.holder.tid == park.waker_tid
+    passed = blame.turn and now is not None and now.turn == blame.turn + 1
+    return blame if ended or passed else replace(blame, holder=None, needs=None)
 
 
 def _ended_later(park: Park, read_ns: int) -> bool:

@@ -56,7 +56,8 @@ class Blame:
     ``how`` what speaks for it. ``needs``: native ids of the threads of which at least
     one has to act for the wait to end, None where that cannot be said for certain.
     ``timed``: it ends by itself at a time limit; None when that is not known. ``read_ns``
-    is the source's time by which it had been read, 0 where that is unknown.
+    is the source's time by which it had been read, 0 where that is unknown. ``turn`` grows by
+    one whenever another thread takes the thing (a GIL), 0 where that is unknown.
     """
 
     resource: Resource
@@ -65,6 +66,7 @@ class Blame:
     needs: tuple[int, ...] | None = None
     timed: bool | None = None
     read_ns: int = 0
+    turn: int = 0
 
 
 @dataclass(frozen=True, slots=True)

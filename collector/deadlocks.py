@@ -26,13 +26,15 @@ from collector.wait_graph import Deadlock, Node, ends_with_anyone, find
 
 MAX_THREADS = 2_000
 """A process with more threads is not searched for knots: reading them takes too long."""
-NAMING_NS = 50_000_000
-"""How long the names of what the members wait for are searched for before it is said
-without. The source is drained after each few milliseconds of it."""
+NAMING_NS = 60_000_000
+"""So long after it was suspected first a deadlock is said without the names of what its members
+wait for. The source is drained after each few milliseconds of the search."""
 NAME_TRIES = 16
 """… and how often, for a clock that stands still meanwhile."""
 AT_ONCE = 4
 """Parks that ``look_again`` reads again in one go, so that it stays cheap."""
+SOON_NS = 40_000_000
+"""When a wait that could not be read at its crossing is looked at again, once."""
 
 
 class Parks(OpenParks, Protocol):
@@ -51,7 +53,7 @@ THREADS_A_SECOND = 10
 class Suspicion:
     """A deadlock as it was read once; ``contexts`` are of the second reading.
 
-    ``read_ns``: when that began. ``names``: members whose resource has no name yet.
+    ``since_ns``: when it was suspected. ``names``: members whose resource has no name yet.
     """
 
     pid: int
@@ -60,8 +62,8 @@ class Suspicion:
     parks: Mapping[int, Park]
     blames: dict[int, Blame]
     census: Census | None
+    since_ns: int
     names: list[int] = field(default_factory=list)
-    read_ns: int = 0
     tries: int = 0
     contexts: dict[int, ThreadContext] = field(default_factory=dict)
 
@@ -77,6 +79,8 @@ class DeadlockWatch:
         self._read_twice: list[Suspicion] = []
         self._said: set[Park] = set()
         self._unclear: dict[Park, None] = {}
+        self._soon: dict[Park, int] = {}
+        self._now_ns = 0
         self._examined: set[int] = set()
         self._threads_read = self._rest = 0
 
@@ -85,13 +89,18 @@ class DeadlockWatch:
         """Whether something is suspected: drain the source soon."""
         return bool(self._read_once or self._read_twice)
 
+    @property
+    def due_ns(self) -> int | None:
+        """When ``advance`` has something to look at again."""
+        return min(self._soon.values(), default=None)
+
     def suspect(self, parks: Iterable[Park]) -> None:
         """Follow the chains of parks that have just crossed the threshold."""
         self._examined.clear()
         for park in parks:
             # One that is idle by design is no start: whoever it holds up is one.
-            if park.kind in EXPLAINED and not park.idle and self._parks.is_open(park):
-                self._follow(park)
+            if self._may_be_stuck(park) and not self._follow(park):
+                self._soon[park] = self._now_ns + SOON_NS
 
     def look_again(self) -> None:
         """About once a second: chains that could not be read, knots that were not yet tied.
@@ -100,11 +109,12 @@ class DeadlockWatch:
         millisecond, and nothing may ever come of it.
         """
         self._said = {park for park in self._said if self._parks.is_open(park)}
+        waiting = [p for p in self._unclear if self._parks.is_open(p) and not p.idle]
+        self._unclear = dict.fromkeys(waiting)
         self._rest -= 1
         if self._rest > 0:
             return
         self._threads_read = 0
-        waiting = [p for p in self._unclear if self._parks.is_open(p) and not p.idle]
         self._unclear = dict.fromkeys(waiting[AT_ONCE:])
         self._blames.forget()
         self._examined.clear()
@@ -114,6 +124,8 @@ class DeadlockWatch:
 
     def advance(self, now_ns: int) -> list[Event]:
         """The source has been drained since the last call: what is certain by now."""
+        self._now_ns = now_ns
+        self._look_soon()
         events = []
         waiting = []
         for suspicion in self._read_twice:
@@ -123,14 +135,30 @@ class DeadlockWatch:
                 waiting.append(suspicion)
             elif self._unsaid(suspicion):
                 events.append(_event(suspicion, now_ns))
-        again = [s for s in self._read_once if self._all_open(s) and self._reads_same(s, now_ns)]
+        again = [s for s in self._read_once if self._all_open(s) and self._reads_same(s)]
         self._read_once, self._read_twice = [], waiting + again
         return events
 
     # -- the first reading ------------------------------------------------------------
 
-    def _follow(self, park: Park) -> None:
+    def _may_be_stuck(self, park: Park) -> bool:
+        return park.kind in EXPLAINED and not park.idle and self._parks.is_open(park)
+
+    def _look_soon(self) -> None:
+        """Look once more at those that could not be read: the next health check may be far."""
+        due = [park for park, at_ns in self._soon.items() if at_ns <= self._now_ns]
+        if due:
+            self._blames.forget()
+            self._examined.clear()
+        for park in due:
+            del self._soon[park]
+            if self._may_be_stuck(park):
+                self._follow(park)
+
+    def _follow(self, park: Park) -> bool:
+        """Look where a park's chain leads; False when some of it could not be read."""
         parks, blames = self._chain(park)
+        was_read = all(tid in blames for tid, one in parks.items() if one.kind in EXPLAINED)
         nodes = {tid: _node(blame, parks[tid]) for tid, blame in blames.items()}
         found, census = find(park.tid, nodes, None), None
         if found is None:
@@ -138,15 +166,16 @@ class DeadlockWatch:
             if anyone or len(blames) < len(parks):
                 self._unclear[park] = None
             if not (anyone and (whole := self._whole_process(park.pid))):
-                return  # or it has been looked at for another thread: the answer is the same
+                return was_read  # or it was looked at for another thread: the answer is the same
             parks, blames, census = whole
             nodes = {tid: _node(blame, parks[tid]) for tid, blame in blames.items()}
             found = find(park.tid, nodes, frozenset(census.threads))
-        if found is None or not self._is_new([parks[tid] for tid in found.members]):
-            return
-        on = {tid: parks[tid] for tid in found.on}
-        first = {tid: blames[tid] for tid in found.on}
-        self._read_once.append(Suspicion(park.pid, park.tid, found, on, first, census))
+        if found is not None and self._is_new([parks[tid] for tid in found.members]):
+            on = {tid: parks[tid] for tid in found.on}
+            first = {tid: blames[tid] for tid in found.on}
+            start = park.pid, park.tid
+            self._read_once.append(Suspicion(*start, found, on, first, census, self._now_ns))
+        return was_read
 
     def _is_new(self, members: list[Park]) -> bool:
         """Whether none of them is in a deadlock that was said or is suspected already."""
@@ -212,7 +241,7 @@ class DeadlockWatch:
 
     def _looks_for_names(self, suspicion: Suspicion, now_ns: int) -> bool:
         """Search once more for a name; False when there is no name or no time left."""
-        late = now_ns > suspicion.read_ns + NAMING_NS or suspicion.tries >= NAME_TRIES
+        late = now_ns > suspicion.since_ns + NAMING_NS or suspicion.tries >= NAME_TRIES
         if late or not suspicion.names:
             return False
         suspicion.tries += 1
@@ -226,7 +255,7 @@ class DeadlockWatch:
             suspicion.names.pop(0)
         return True
 
-    def _reads_same(self, suspicion: Suspicion, now_ns: int) -> bool:
+    def _reads_same(self, suspicion: Suspicion) -> bool:
         """Read everything once more; keep the members' stacks of this reading."""
         pid, members = suspicion.pid, suspicion.found.members
         again = self._context.blames(pid, {t: p.parked for t, p in suspicion.parks.items()})
@@ -245,7 +274,6 @@ class DeadlockWatch:
         if found is None:
             return False
         suspicion.found, suspicion.blames = found, dict(again)
-        suspicion.read_ns = now_ns
         suspicion.names = [t for t in found.members if again[t].resource.name is None]
         suspicion.contexts = {
             tid: self._context.describe(pid, tid, suspicion.parks[tid].start_ns)

@@ -142,6 +142,17 @@ class Findings:
         return np.concatenate(self.rows) if self.rows else np.empty(0, PARK)
 
 
+def due_by(heap: Sequence[tuple[int, int, Park]], until_ns: int) -> list[Park]:
+    """The parks of a heap of (time, number, park) that are due until then."""
+    found, todo = [], [0]
+    while todo:  # down the heap, no further than it is early enough
+        at = todo.pop()
+        if at < len(heap) and heap[at][0] <= until_ns:
+            found.append(heap[at][2])
+            todo += (2 * at + 1, 2 * at + 2)
+    return found
+
+
 def park_rows(parks: Sequence[Park]) -> npt.NDArray[Any]:
     """Rows (dtype ``PARK``) of parks that have an ``end_ns``."""
     return np.array(

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from collector.park import CLASS_KIND, End, Findings, Park, Seen, park_rows, wait_rows
+from collector.park import CLASS_KIND, End, Findings, Park, Seen, due_by, park_rows, wait_rows
 from probes.kinds import EXIT_GROUP, FUTEX, park_kind
 from probes.wire import PAYLOAD, Flag, Kind, RunState, WaitClass
 
@@ -73,6 +73,10 @@ class ParkDetector:
         while self._due and self._settled(self._due[0][2]):
             heapq.heappop(self._due)
         return self._due[0][0] if self._due else None
+
+    def crossing_by(self, until_ns: int) -> list[Park]:
+        """Open parks that will cross the threshold until then, if they last."""
+        return [park for park in due_by(self._due, until_ns) if not self._settled(park)]
 
     @property
     def open_parks(self) -> list[Park]:

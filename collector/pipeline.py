@@ -11,6 +11,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 
 from collector.accounting import Accountant
+from collector.ahead import MANY, ReadAhead
 from collector.attribution import Attributor, Sight
 from collector.chains import Blames, Chains
 from collector.context import Resource
@@ -27,9 +28,6 @@ HEALTH_PERIOD_NS = 1_000_000_000
 _IDLE_POLL_NS = 250_000_000
 """With nothing due the loop still comes round four times a second: a person who
 presses Ctrl-C waits no longer than that, and its cost is not measurable."""
-_MANY = 32
-"""When more parks than this cross at once, those that are idle by design are not looked
-into any further: an attach to a pool of a thousand workers has better to do."""
 _NAMING_PERIOD_NS = 40_000_000
 _NAMING_MARGIN_NS = 10_000_000
 """Looking on for a name takes some milliseconds at a time: a tenth of a core, and only
@@ -82,6 +80,7 @@ class Pipeline:
         self._should_stop = should_stop
         self._opening = opening
         self._blames = Blames(attributor.context, detector)
+        self._ahead = ReadAhead(attributor, self._blames, detector)
         self._chains = Chains(self._blames, detector)
         self._deadlocks = DeadlockWatch(attributor.context, detector, self._blames)
         self._named_later: list[tuple[Park, Resource]] = []
@@ -152,6 +151,7 @@ class Pipeline:
         if self._now_ns >= self._health_due_ns:
             self._health()
             self._deadlocks.look_again()
+        self._ahead.look(self._now_ns)
         self._name_more()
         if not self._why and self._should_stop():
             self._why = "stopped"
@@ -164,8 +164,8 @@ class Pipeline:
         due = [self._now_ns + _IDLE_POLL_NS, self._health_due_ns]
         if self._attributor.names_missing:
             due.append(self._naming_due_ns)
-        if self._detector.next_deadline_ns is not None:
-            due.append(self._detector.next_deadline_ns)
+        sometimes = (self._ahead.due_ns(self._now_ns), self._deadlocks.due_ns)
+        due += [at_ns for at_ns in sometimes if at_ns is not None]
         if self._options.duration_ns is not None:
             due.append(self._started_ns + self._options.duration_ns)
         return max(0, min(due) - self._now_ns)
@@ -208,11 +208,19 @@ class Pipeline:
                 sink.on_parks(rows)
 
     def _look(self, crossed: Sequence[Park]) -> list[Sight]:
-        """Read the threads of parks that crossed, and then those that they wait for."""
-        sights = [self._attributor.look(park) for park in crossed]
+        """Read the threads of parks that crossed, and then those that they wait for.
+
+        When many cross at once, those that are idle by design are not looked into any
+        further: an attach to a pool of a thousand workers has better to do.
+        """
+        sights = [self._ahead.sight(park) for park in crossed]
         self._blames.forget()
-        many = len(sights) > _MANY
-        self._blames.read(sight.park for sight in sights if not (many and sight.idle))
+        many = len(sights) > MANY
+        self._blames.read(
+            sight.park
+            for sight in sights
+            if not (many and sight.idle) and (sight.asks or self._detector.is_open(sight.park))
+        )
         blamed = [replace(s, blame=self._blames.known(s.park) or s.blame) for s in sights]
         return [replace(s, links=self._chains.look(s.park, s.blame)) for s in blamed]
 

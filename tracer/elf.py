@@ -19,11 +19,10 @@ import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from types import TracebackType
-from typing import Self
 
 import numpy as np
 
+from collector.closing import OpenFile, open_to_read
 from probes.errors import BadElf
 
 MAX_TABLE_BYTES = 256 << 20
@@ -73,11 +72,11 @@ class Segment:
     executable: bool
 
 
-class Elf:
+class Elf(OpenFile):
     """One ELF file, open for reading. Close it, or use it as a context manager."""
 
     def __init__(self, fd: int, path: str) -> None:
-        self._fd = fd
+        super().__init__(fd)
         self.path = path
         info = os.fstat(fd)
         if not stat.S_ISREG(info.st_mode):
@@ -88,33 +87,13 @@ class Elf:
 
     @classmethod
     def open(cls, path: str) -> Elf:
-        """Open ``path``. Raises OSError as ``open`` does and BadElf when it is no ELF file.
-
-        Non-blocking, so that a FIFO put in the file's place cannot hang the reader.
-        """
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        """Open ``path``. Raises OSError as ``open`` does and BadElf when it is no ELF file."""
+        fd = open_to_read(path)
         try:
             return cls(fd, path)
         except BaseException:
             os.close(fd)
             raise
-
-    def close(self) -> None:
-        """Close the file; safe to call twice."""
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def _read_header(self) -> None:
         head = self._pread(0, 20)

@@ -12,12 +12,12 @@ from collections import Counter
 from collections.abc import Container, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from collector.closing import OpenFile, open_to_read
 from collector.events import Event
 from collector.park import PARK
 from collector.trace import columns, lines
@@ -87,7 +87,7 @@ class Frame:
     events: tuple[Event, ...] = ()
 
 
-class TraceReader:
+class TraceReader(OpenFile):
     """One trace file, open for reading. A context manager.
 
     ``meta`` is the writer's description of the recording, empty when it was damaged;
@@ -102,7 +102,7 @@ class TraceReader:
         self.end: dict[str, Any] | None = None
         self.end_ns: int | None = None
         try:
-            self._fd = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+            super().__init__(open_to_read(self.path))
         except (OSError, ValueError) as error:
             why = error.strerror if isinstance(error, OSError) else str(error)
             raise TraceError(f"cannot open {path}: {why}", hint="Check the path.") from error
@@ -112,23 +112,6 @@ class TraceReader:
         except BaseException:
             self.close()
             raise
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Closes the file; safe to call twice."""
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
 
     def frames(self, only: Container[FrameKind] = ROW_KINDS) -> Iterator[Frame]:
         """RECORDS, PARKS and EVENTS frames in file order, from the beginning.

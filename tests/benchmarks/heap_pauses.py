@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.benchmarks.pairs import TARGETS, interpreter
+from tests.benchmarks.quiet import going_first
 from tests.capturing import take
 from tests.interpreters import launch
 from tests.processes import read_line, started, wait_ready
@@ -99,15 +100,16 @@ class PauseTarget:
 
 @contextmanager
 def pause_target(megabytes: int, workload: str) -> Iterator[PauseTarget]:
-    """A target with such a heap."""
+    """A target with such a heap; it goes before what else runs here, but not before the dump."""
     process = launch(
         interpreter("pyenv-3.13", "system-3.11"),
         TARGETS / "pauses.py",
         [str(megabytes), workload],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
+        start_new_session=False,
     )
-    with started(process):
+    with going_first(), started(process):
         wait_ready(process, 120)
         yield PauseTarget(process)
 

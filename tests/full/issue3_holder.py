@@ -49,13 +49,13 @@ def cost() -> Iterator[Figure]:
         costs = blame_costs(interpreter.id, THREADS)
         if not costs.held:
             raise NotMeasured(f"under {interpreter.id} the holder was not found each time")
-        note = (
-            f"CPU time; highest {max(costs.later_ms):.1f}, the first in a target"
-            f" {costs.first_ms:.1f}, on the clock {costs.passed_ms:.1f}"
-        )
+        note = f"CPU time; highest {max(costs.later_ms):.1f}, on the clock {costs.passed_ms:.1f}"
         median = statistics.median(costs.later_ms)
         what = f"{interpreter.id}: full attribution among {THREADS} threads, ms"
         yield Figure(median, what, at_most(10, "ms"), note)
+        note = f"CPU time, with the search for the name; highest {max(costs.first_ms):.1f}"
+        median = statistics.median(costs.first_ms)
+        yield Figure(median, f"{what} (the first)", at_most(10, "ms"), note)
 
 
 @must_show("damaged images", issue=3, line=5)

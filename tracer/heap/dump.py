@@ -63,7 +63,10 @@ def dump(
     started_ns = time.monotonic_ns()
     target = inspect(pid)
     place = place_of(target)
-    with appearing(path) as output, capture(target, options.capture, progress) as image:
+    with (
+        appearing(path, force=options.force) as output,
+        capture(target, options.capture, progress) as image,
+    ):
         facts = asdict(image.facts)
         result = walk_image(
             image, place, output, _meta(target, place, image), options.values, progress

@@ -13,14 +13,13 @@ import os
 import struct
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
+from collector.closing import Closing, open_to_read
 from probes.errors import MemoryFault, NotAnImage
+from tracer.pymem.memory import MAX_READ, OneByOne
 
 PAGE = 4096
-MAX_READ = 1 << 20
-"""The longest single ``Image.read``, in bytes (as ``tracer.pymem.memory.MAX_READ``)."""
 
 _HEAD = struct.Struct("<8sQ")  # magic, bytes of JSON that follow
 _MAGIC = b"PKSIMG1\n"
@@ -94,7 +93,7 @@ class CaptureFacts:
 
 
 @dataclass
-class Image:
+class Image(Closing, OneByOne):
     """An image; ``fd`` is owned by it. Also a ``tracer.pymem.memory.MemoryReader``."""
 
     fd: int
@@ -111,17 +110,6 @@ class Image:
         if self.fd >= 0:
             os.close(self.fd)
             self.fd = -1
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        _kind: type[BaseException] | None,
-        _error: BaseException | None,
-        _trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def segment_of(self, address: int) -> Segment | None:
         """The segment that holds ``address``."""
@@ -148,16 +136,6 @@ class Image:
             left -= length
         return b"".join(parts)
 
-    def read_many(self, requests: Sequence[tuple[int, int]]) -> list[bytes | None]:
-        """One answer per (address, size), None for what is not in the image."""
-        answers: list[bytes | None] = []
-        for address, size in requests:
-            try:
-                answers.append(self.read(address, size))
-            except MemoryFault:
-                answers.append(None)
-        return answers
-
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the image to a new file, mode 0600; holes stay holes. Raises OSError."""
         about = {
@@ -182,7 +160,7 @@ def load(path: str | os.PathLike[str]) -> Image:
 
     Raises NotAnImage for anything else, OSError.
     """
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    fd = open_to_read(path)
     try:
         return _parse(fd)
     except NotAnImage:

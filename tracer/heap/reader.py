@@ -13,13 +13,13 @@ import zlib
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from collector.closing import OpenFile, open_to_read
 from probes.errors import DamagedHeapDump, NotAHeapDump, UnknownHeapDumpVersion
 from tracer.heap import codec
 from tracer.heap.model import (
@@ -77,12 +77,12 @@ class _Directory(msgspec.Struct):
     blocks: list[_Block]
 
 
-class HeapFile:
+class HeapFile(OpenFile):
     """One heap dump, open for reading. Close it, or use it as a context manager."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        super().__init__(open_to_read(path))
         try:
             self.size = os.fstat(self._fd).st_size
             self._directory = self._read_directory()
@@ -90,23 +90,6 @@ class HeapFile:
         except BaseException:
             self.close()
             raise
-
-    def close(self) -> None:
-        """Close the file; safe to call twice."""
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        _kind: type[BaseException] | None,
-        _error: BaseException | None,
-        _trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     @property
     def meta(self) -> dict[str, Any]:

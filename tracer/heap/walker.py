@@ -11,12 +11,12 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from collector.closing import Closing
 from probes.errors import ImplausibleMemory, InternalError, ParkscopeError
 from tracer.heap.build import built
 from tracer.heap.image import Image
@@ -145,7 +145,7 @@ FIRST_FIELD = 64
 """Numbers of fields below this are the walker's own (enum own_field)."""
 
 
-class Walk:
+class Walk(Closing):
     """One walk. ``close`` it, or use it as a context manager: its columns are views.
 
     Raises ImplausibleMemory when the image cannot be a heap (a damaged one), MemoryError.
@@ -174,17 +174,6 @@ class Walk:
             self._code.calls.walk_free(self._handle)
             self._handle = None
             self._map.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        _kind: type[BaseException] | None,
-        _error: BaseException | None,
-        _trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def know(self, known: KnownType) -> None:
         """Register how instances of a type are visited."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 import ctypes
 import os
 import resource
+import signal
 import sys
 import threading
 from typing import Any
@@ -31,7 +32,8 @@ from tracer.pymem.layout import load
 
 NOBODY = 65534
 PROGRESS_S = 0.2
-_NO_NEW_PRIVILEGES = 38  # PR_SET_NO_NEW_PRIVS, include/uapi/linux/prctl.h
+_PARENT_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG, include/uapi/linux/prctl.h
+_NO_NEW_PRIVILEGES = 38  # PR_SET_NO_NEW_PRIVS
 
 
 class Order(msgspec.Struct):
@@ -54,13 +56,19 @@ def _tell(**what: Any) -> None:
 
 
 def give_up_privileges() -> None:
-    """Become nobody where we are root, and never more than we are."""
-    ctypes.CDLL(None).prctl(_NO_NEW_PRIVILEGES, 1, 0, 0, 0)
+    """Become nobody where we are root, and never more than we are; end with whoever started us."""
+    parent, prctl = os.getppid(), ctypes.CDLL(None).prctl
+    prctl(_NO_NEW_PRIVILEGES, 1, 0, 0, 0)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a core would hold the target's secrets
     if os.geteuid() == 0:
         os.setgroups([])
         os.setresgid(NOBODY, NOBODY, NOBODY)
         os.setresuid(NOBODY, NOBODY, NOBODY)
+    # A walk takes gigabytes and many seconds that nobody would wait for. A change of user
+    # takes this back (prctl(2)), so it comes last.
+    prctl(_PARENT_DEATH_SIGNAL, int(signal.SIGKILL), 0, 0, 0)
+    if os.getppid() != parent:
+        os.kill(os.getpid(), signal.SIGKILL)
 
 
 def _warm_up(order: Order, place: Place) -> None:

@@ -1,12 +1,13 @@
 """Writes a heap dump: blocks of columns, then what they are, see FORMAT.md.
 
-The file appears whole or not at all: it is written beside its place, mode 0600, and
-renamed there at the end.
+The file appears whole or not at all: it is written without a name, mode 0600, and gets
+its own at the end.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import struct
 import tempfile
@@ -33,33 +34,77 @@ Encoder = Callable[[], tuple[str, str, npt.NDArray[Any]]]
 def refuse_existing(path: Path, *, force: bool) -> None:
     """Raise UsageError when ``path`` is there and may not be replaced, or has no folder."""
     if os.path.lexists(path) and not force:
-        raise UsageError(
-            f"{path} exists", hint="Choose another '-o', or add '--force' to replace it."
-        )
+        raise _exists(path)
     if not path.parent.is_dir():
         raise UsageError(f"{path.parent} is no directory", hint="Choose another '-o'.")
 
 
 @contextlib.contextmanager
-def appearing(path: Path) -> Iterator[int]:
+def appearing(path: Path, *, force: bool = False) -> Iterator[int]:
     """A descriptor to write to; when all went well, what was written stands at ``path``.
 
-    Raises RecordingError when it cannot be written (disk full, limits); nothing is left then.
+    Until then it has no name, so that nothing is left whatever kills us. Raises UsageError
+    when something stands there by then and ``force`` is not given, RecordingError when it
+    cannot be written (disk full, limits).
     """
     try:
-        handle, partial = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        handle, partial = _unseen(path)
     except OSError as error:
         raise _failed(path, error) from None
     try:
         yield handle
         os.fsync(handle)
-        os.replace(partial, path)
+        _show(handle, partial, path, force=force)
+    except FileExistsError:
+        raise _exists(path) from None
     except OSError as error:
         raise _failed(path, error) from None
     finally:
         os.close(handle)
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(partial)
+        if partial is not None:
+            partial.unlink(missing_ok=True)
+
+
+def _unseen(path: Path) -> tuple[int, Path | None]:
+    """A new file where ``path`` will be: without a name, where the file system has that."""
+    try:
+        return os.open(path.parent, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600), None
+    except OSError as error:
+        if error.errno not in _NO_UNNAMED:
+            raise
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    return handle, Path(name)
+
+
+def _show(handle: int, partial: Path | None, path: Path, *, force: bool) -> None:
+    """Give the file its name. Raises FileExistsError unless ``force``d."""
+    if partial is None and not force:
+        _link(handle, path)
+    elif partial is None:
+        hidden = path.with_name(f".{path.name}.{os.getpid()}")
+        hidden.unlink(missing_ok=True)
+        _link(handle, hidden)
+        os.replace(hidden, path)
+    elif not force and os.path.lexists(path):
+        raise FileExistsError
+    else:
+        os.replace(partial, path)
+
+
+def _link(handle: int, path: Path) -> None:
+    """linkat(2) with AT_SYMLINK_FOLLOW, which Python makes only of a link from a directory."""
+    descriptors = os.open("/proc/self/fd", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.link(str(handle), path, src_dir_fd=descriptors, follow_symlinks=True)
+    finally:
+        os.close(descriptors)
+
+
+_NO_UNNAMED = frozenset({errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL})
+
+
+def _exists(path: Path) -> UsageError:
+    return UsageError(f"{path} exists", hint="Choose another '-o', or add '--force' to replace it.")
 
 
 def _failed(path: Path, error: OSError) -> RecordingError:

@@ -124,6 +124,8 @@ class _Chain:
     heads: list[tuple[int, bytes]] = field(default_factory=list)
     frames: list[RawFrame] = field(default_factory=list)
     next: int = 0
+    near_at: int = 0
+    near: bytes = b""
     room: int = 0
     gone: bool = False
     broken: bool = False
@@ -293,14 +295,14 @@ class FrameReader:
             chain.follow(chain.next + offset, answer)
 
     def _descend(self, chains: list[_Chain], limit: int) -> None:
-        """Follow ``previous`` in all chains at once, one system call per level."""
+        """Follow ``previous`` in all chains at once, with few system calls."""
         live = [chain for chain in chains if chain.next]
-        span, foreign, last_owner = self._parser.span, self._foreign, self._last_owner
+        foreign, last_owner = self._foreign, self._last_owner
         for _ in range(limit):
             if not live:
                 return
             addresses = [chain.next for chain in live]
-            raws = self._memory.read_many([(address, span) for address in addresses])
+            raws = self._next_frames(live)
             for chain, frame in zip(live, self._parser.parse(addresses, raws), strict=True):
                 if frame is None or frame[4] > last_owner:
                     chain.broken, chain.next = True, 0
@@ -314,6 +316,22 @@ class FrameReader:
             live = [chain for chain in live if chain.next]
         for chain in live:
             chain.truncated = True
+
+    def _next_frames(self, chains: list[_Chain]) -> list[bytes | None]:
+        """The frame that each chain has come to.
+
+        A caller's frame lies below that of its callee, mostly in the same piece of memory: what
+        lies below is read with it, for most of the price of a read is that it is one.
+        """
+        span = self._parser.span
+        far = [one for one in chains if not 0 <= one.next - one.near_at <= len(one.near) - span]
+        for size in (_NEAR, span):
+            starts = [chain.next + span - size for chain in far]
+            answers = self._memory.read_many([(start, size) for start in starts]) if far else ()
+            for chain, start, raw in zip(far, starts, answers, strict=True):
+                chain.near_at, chain.near = start, raw or b""
+            far = [chain for chain in far if not chain.near]  # at the beginning of a mapping
+        return [one.near[one.next - one.near_at :][:span] if one.near else None for one in chains]
 
     def _look_up(self, chains: list[_Chain]) -> dict[_Key, Place | None]:
         """Where Python's own frames stand, by code, instruction and owner; None: in no code."""
@@ -365,6 +383,7 @@ class FrameReader:
             chain.broken = chain.broken or not all(same)
 
 
+_NEAR = 1024
 _OWNED_BY_GENERATOR = 1  # enum _frameowner, the same in every version
 
 

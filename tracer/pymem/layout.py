@@ -105,6 +105,7 @@ _REQUIRED = (
     "_gil_runtime_state.interval",
     "_gil_runtime_state.last_holder",
     "_gil_runtime_state.locked",
+    "_gil_runtime_state.switch_number",
     "_gil_runtime_state.cond",
     "_gil_runtime_state.mutex",
     "_PyInterpreterFrame.previous",

@@ -21,6 +21,7 @@ from probes.errors import MemoryFault, PermissionDenied, TargetGone
 MAX_READ = 1 << 20
 """The longest single read, in bytes: nothing that is looked at here is larger."""
 
+_BUFFER = 1 << 18
 _IOV_MAX = 1024  # UIO_MAXIOV, include/uapi/linux/uio.h
 _ADDRESS_END = 1 << 47  # user addresses of x86-64 with four page-table levels
 
@@ -67,7 +68,7 @@ class ProcessMemory:
         self._local = _Iovec(0, 0)
         self._remote_at = ctypes.addressof(self._remote)
         self._local_at = ctypes.addressof(self._local)
-        self._buffer = bytearray(65536)
+        self._buffer = bytearray(_BUFFER)
         self._buffer_at = ctypes.addressof(
             (ctypes.c_char * len(self._buffer)).from_buffer(self._buffer)
         )
@@ -111,7 +112,7 @@ class ProcessMemory:
         """Append some more answers with one call, at least one."""
         at, total = len(answers), 0
         table: list[tuple[int, int]] = []
-        some = requests[at : at + _IOV_MAX]
+        some = requests[at : at + max(1, min(_IOV_MAX, _BUFFER // max(1, requests[at][1])))]
         if self._uniform(some, answers):
             return
         for address, size in some:
@@ -167,7 +168,25 @@ class ProcessMemory:
         return got
 
 
-class SegmentMemory:
+class OneByOne:
+    """Reads many as often as one: where a read is no system call, or does not matter."""
+
+    def read(self, address: int, size: int) -> bytes:
+        """Exactly ``size`` bytes. Raises MemoryFault."""
+        raise NotImplementedError
+
+    def read_many(self, requests: Sequence[tuple[int, int]]) -> list[bytes | None]:
+        """One answer per (address, size), None for what is not there."""
+        answers: list[bytes | None] = []
+        for address, size in requests:
+            try:
+                answers.append(self.read(address, size))
+            except MemoryFault:
+                answers.append(None)
+        return answers
+
+
+class SegmentMemory(OneByOne):
     """Recorded or made-up memory: a list of (address, bytes). For images and tests."""
 
     def __init__(self, segments: Sequence[tuple[int, bytes]]) -> None:
@@ -191,13 +210,3 @@ class SegmentMemory:
             at += len(part)
             left -= len(part)
         return b"".join(parts)
-
-    def read_many(self, requests: Sequence[tuple[int, int]]) -> list[bytes | None]:
-        """One answer per (address, size), None for what is not there."""
-        answers: list[bytes | None] = []
-        for address, size in requests:
-            try:
-                answers.append(self.read(address, size))
-            except MemoryFault:
-                answers.append(None)
-        return answers

@@ -49,11 +49,13 @@ class ThreadState:
 class GilState:
     """A GIL at one moment: whether it is held, and the thread state that took it last.
 
-    ``changing``: its mutex is held, so that the two may not belong together.
+    ``switches``: how often another thread than the last has taken it. ``changing``: its mutex
+    is held, so that they may not belong together.
     """
 
     locked: bool
     last_holder: int
+    switches: int = 0
     changing: bool = False
 
 
@@ -193,7 +195,8 @@ class RuntimeReader:
             raise ImplausibleMemory(f"no GIL at {gil:#x}")
         at = layout["_gil_runtime_state.mutex"]
         changing = raw[at : at + 4] != bytes(4)  # pthread_mutex_t.__data.__lock (glibc)
-        return GilState(locked == 1, holder, changing)
+        switches = _word(raw, layout["_gil_runtime_state.switch_number"])
+        return GilState(locked == 1, holder, switches, changing)
 
 
 def _word(raw: bytes, at: int) -> int:

@@ -82,20 +82,23 @@ class _Timed:
     def close(self) -> None:
         """The source closes what it has loaded."""
 
-    def cost(self) -> WalkCost:
-        """Of all walks so far. Raises NotMeasured without any."""
+    def cost(self, which: int) -> WalkCost:
+        """Of all walks so far, of stacks seen before (0) or never (1). Raises NotMeasured."""
         raw = None
         if self._kernel is not None:
             costs = self._kernel.maps["ps_walk_costs"]
-            raw = syscalls.map_lookup(costs, struct.pack("<I", 0), _COST.size)
+            raw = syscalls.map_lookup(costs, struct.pack("<I", which), _COST.size)
         walks, took_ns, depth = _COST.unpack(raw or bytes(_COST.size))
         if not walks:
             raise NotMeasured("no stack was walked")
         return WalkCost(walks, took_ns / walks, depth)
 
 
-def walk_cost(name: str, depth: int, seconds: float) -> WalkCost:
-    """The stack of a target under interpreter ``name`` that calls from ``depth``, over and over."""
+def walk_costs(name: str, depth: int, seconds: float) -> tuple[WalkCost, WalkCost]:
+    """The stack of a target under interpreter ``name`` that calls from ``depth``, over and over.
+
+    As one that was seen before, and as one that is new.
+    """
     options = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "start_new_session": False}
     script = TARGETS / "deep_calls.py"
     process = launch(interpreter(name), script, [str(depth)], **options)
@@ -110,6 +113,6 @@ def walk_cost(name: str, depth: int, seconds: float) -> WalkCost:
             until = time.monotonic() + seconds
             while time.monotonic() < until:
                 source.poll(_POLL_NS)
-            return timed.cost()
+            return timed.cost(0), timed.cost(1)
         finally:
             source.close()

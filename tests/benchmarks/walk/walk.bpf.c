@@ -1,27 +1,37 @@
-/* Every getppid of a target has its stack taken, and the time that this took is added up. */
+/* Every getppid of a target has its stack taken twice, and the time that this took is added
+ * up: first as one that was seen before, then as one that never was. */
 
 struct ps_walk_cost {
     u64 walks;
     u64 took_ns;
     u64 depth;
 };
-BPF_ARRAY(ps_walk_costs, struct ps_walk_cost, 1);
+BPF_ARRAY(ps_walk_costs, struct ps_walk_cost, 2);
+
+static __always_inline void ps_add_cost(int which, u32 key, u64 took_ns)
+{
+    struct ps_walk_cost *cost = ps_walk_costs.lookup(&which);
+    struct ps_stack *stack = ps_stacks.lookup(&key);
+    if (!cost || !stack)
+        return;
+    cost->walks++;
+    cost->took_ns += took_ns;
+    cost->depth = stack->depth;
+}
 
 int ps_walk_timed(struct bpf_raw_tracepoint_args *ctx)
 {
     u32 tgid = bpf_get_current_pid_tgid() >> 32;
     if (ctx->args[1] != 110 /* getppid */ || !ps_traced(tgid))
         return 0;
-    u64 began_ns = bpf_ktime_get_ns();
-    u32 key = ps_stack_of_current(tgid);
-    u64 took_ns = bpf_ktime_get_ns() - began_ns;
-    int zero = 0;
-    struct ps_walk_cost *cost = ps_walk_costs.lookup(&zero);
-    struct ps_stack *stack = ps_stacks.lookup(&key);
-    if (!cost || !stack)
-        return 0;
-    cost->walks++;
-    cost->took_ns += took_ns;
-    cost->depth = stack->depth;
+    u32 key = 0;
+    for (int which = 0; which < 2; which++) {
+        u64 began_ns = bpf_ktime_get_ns();
+        key = ps_stack_of_current(tgid);
+        u64 took_ns = bpf_ktime_get_ns() - began_ns;
+        ps_add_cost(which, key, took_ns);
+        if (!which)
+            ps_stacks.delete(&key);
+    }
     return 0;
 }

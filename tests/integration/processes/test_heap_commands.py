@@ -178,6 +178,18 @@ def test_the_worker_gives_its_privileges_up() -> None:
     assert int(status["CapEff"], 16) == 0
 
 
+def test_the_worker_ends_with_its_tracer(start: Callable[..., Any]) -> None:
+    walk = (
+        "from tracer.heap.worker import give_up_privileges; give_up_privileges();"
+        "print('ready', flush=True); import signal; signal.pause()"
+    )
+    code = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {walk!r}])"
+    tracer = start([sys.executable, "-c", code], ready=True)
+    (worker,) = psutil.Process(tracer.pid).children()
+    tracer.kill()
+    worker.wait(20)
+
+
 @pytest.mark.parametrize(
     ("how", "error", "words"),
     [(signal.SIGKILL, RecordingError, "memory"), (signal.SIGSEGV, InternalError, "-11")],

@@ -47,7 +47,7 @@ def save_bare(pid: int, directory: Path) -> Path:
     path = directory / "bare.image"
     with take(pid) as image:
         image.save(path)
-        with appearing(path.with_suffix(".heap")) as output:
+        with appearing(path.with_suffix(".heap"), force=True) as output:
             walk_image(image, place, output, {})
     about = {
         "version": place.version,

@@ -261,3 +261,22 @@ def test_reading_does_not_stop_the_target(start: Start) -> None:
         assert "T (stopped)" not in status
     process.send_signal(signal.SIGTERM)
     assert process.wait(10) == -signal.SIGTERM
+
+
+@matrix()
+def test_a_gil_counts_its_turns(interpreter: Interpreter, start: Start) -> None:
+    process = start(
+        interpreter, TARGETS / "writers.py", ["0"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    assert read_line(process) == "ready"
+    reader = PythonReader(inspect(process.pid))
+
+    def turn() -> int:
+        blame = reader.blame(process.pid, "gil", 0)
+        return 0 if blame is None else blame.turn
+
+    first = wait_until(turn, "a first turn")
+    wait_until(lambda: turn() > first + 10, "the GIL changes hands")
+    os.kill(process.pid, signal.SIGSTOP)
+    wait_until(lambda: turn() == turn(), "it stands still")
+    assert turn() < first + 100_000_000, "a count, and no address"

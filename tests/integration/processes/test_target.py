@@ -167,6 +167,15 @@ def runtime_source(hexversion: int, free_threaded: int) -> str:
     )
 
 
+def sleeps_with(start: Start, library: Path) -> subprocess.Popen[bytes]:
+    """``sleep`` with that library, mapped and relocated: by then it sleeps."""
+    process = start(["sleep", "600"], env={**os.environ, "LD_PRELOAD": str(library)})
+    call = Path(f"/proc/{process.pid}/syscall")  # clock_nanosleep
+    wait_until(lambda: call.read_text().startswith("230 "), "it sleeps")
+    assert str(library) in Path(f"/proc/{process.pid}/maps").read_text()
+    return process
+
+
 @pytest.mark.parametrize(
     ("source", "words"),
     [
@@ -179,8 +188,7 @@ def runtime_source(hexversion: int, free_threaded: int) -> str:
 )
 def test_pythons_that_are_refused(start: Start, tmp_path: Path, source: str, words: str) -> None:
     library = fake_runtime(tmp_path, source)
-    process = start(["sleep", "600"], env={**os.environ, "LD_PRELOAD": str(library)})
-    wait_until(lambda: str(library) in Path(f"/proc/{process.pid}/maps").read_text(), "loading")
+    process = sleeps_with(start, library)
     assert words in refusal_of(process.pid)
     with pytest.raises(UnsupportedPython):
         require_python(inspect(process.pid))
@@ -188,8 +196,7 @@ def test_pythons_that_are_refused(start: Start, tmp_path: Path, source: str, wor
 
 def test_a_runtime_that_is_none_is_not_read_as_one(start: Start, tmp_path: Path) -> None:
     library = fake_runtime(tmp_path, runtime_source(0x030E02F0, 0))
-    process = start(["sleep", "600"], env={**os.environ, "LD_PRELOAD": str(library)})
-    wait_until(lambda: str(library) in Path(f"/proc/{process.pid}/maps").read_text(), "loading")
+    process = sleeps_with(start, library)
     target = inspect(process.pid)
     with pytest.raises(UnsupportedPython, match="elsewhere"):
         PythonReader(target)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -85,7 +86,9 @@ class Target(NoBlames):
 
 
 def watch(target: Target) -> DeadlockWatch:
-    return DeadlockWatch(target, target, Blames(target, target))
+    watched = DeadlockWatch(target, target, Blames(target, target))
+    assert watched.advance(299 * MS) == []
+    return watched
 
 
 def said(watched: DeadlockWatch, *parks: Park) -> list[Event]:
@@ -288,8 +291,62 @@ def test_a_knot_that_is_tied_later_is_found_when_one_looks_again() -> None:
     assert len(watched.advance(401 * MS)) == 1
 
 
+def test_parks_that_are_over_are_not_kept_while_it_rests() -> None:
+    """A process of many threads is looked at every few minutes: its parks come and go meanwhile."""
+    target, park = knot()
+    for tid in range(1_000, 1_400):
+        target.park(tid, None, "Queue")
+    blames = Blames(target, target)
+    watched = DeadlockWatch(target, target, blames)
+    watched.suspect([park])
+    watched.advance(300 * MS)
+    watched.look_again()  # the whole process was read: now it rests
+    before = parks_alive()
+    for tid in range(2_000, 2_100):
+        watched.suspect([target.park(tid, None, "Queue")])
+        del target.parks[tid], target.found[tid]
+        blames.forget()  # as the loop does
+        watched.look_again()
+    assert parks_alive() - before < 10
+
+
+def parks_alive() -> int:
+    gc.collect()
+    return sum(type(one) is Park for one in gc.get_objects())
+
+
 def test_those_who_wait_by_design_are_not_named() -> None:
     target, park = knot()
     target.park(3, None, "Queue").idle = True
     (event,) = said(watch(target), park)
     assert [one["tid"] for one in event.data["cycle"]] == [2, 100]
+
+
+def test_a_wait_that_could_not_be_read_at_its_crossing_is_read_again_soon() -> None:
+    target, park = two()
+    missing = target.found.pop(1)
+    watched = watch(target)
+    assert said(watched, park) == []
+    target.found[1] = missing  # it was only changing too fast
+    assert watched.due_ns is not None
+    again_ns = watched.due_ns
+    assert 302 * MS < again_ns < 400 * MS
+    assert watched.advance(again_ns - 1) == []
+    events = [e for n in range(3) for e in watched.advance(again_ns + n * MS)]
+    assert [event.event for event in events] == ["deadlock"]
+    assert watched.due_ns is None, "once is enough: the health check is for the rest"
+
+
+def test_no_time_is_left_for_names_where_the_reading_took_long() -> None:
+    target, park = two()
+    target.found = {
+        tid: replace(one, resource=replace(one.resource, name=None))
+        for tid, one in target.found.items()
+    }
+    target.name_after = 1_000
+    watched = watch(target)
+    watched.advance(300 * MS)
+    watched.suspect([park])
+    assert watched.advance(380 * MS) == [], "the second reading"
+    (event,) = watched.advance(381 * MS)
+    assert [one["waits_on"]["name"] for one in event.data["cycle"]] == [None, None]

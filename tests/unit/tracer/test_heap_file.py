@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import io
 import json
 import os
@@ -243,6 +245,49 @@ def test_a_full_disk_leaves_nothing(tmp_path: Path) -> None:
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
         signal.signal(signal.SIGXFSZ, old)
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.fixture(params=["unnamed", "named"])
+def kind_of_disk(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """With and without files that have no name (open(2), O_TMPFILE)."""
+    if request.param == "named":
+        with_names = os.open
+
+        def refuse(path: Any, flags: int, *more: Any, **others: Any) -> int:
+            if flags & os.O_TMPFILE == os.O_TMPFILE:
+                raise OSError(errno.EOPNOTSUPP, "not supported")
+            return with_names(path, flags, *more, **others)
+
+        monkeypatch.setattr("tracer.heap.writer.os.open", refuse)
+    return str(request.param)
+
+
+@pytest.mark.usefixtures("kind_of_disk")
+@pytest.mark.parametrize("force", [False, True])
+def test_what_appeared_meanwhile_is_replaced_only_by_force(tmp_path: Path, force: bool) -> None:
+    path = tmp_path / "dump"
+    with contextlib.ExitStack() as stack:
+        if not force:
+            stack.enter_context(pytest.raises(UsageError, match="exists"))
+        output = stack.enter_context(appearing(path, force=force))
+        os.write(output, b"new")
+        path.write_bytes(b"somebody else's")
+    assert path.read_bytes() == (b"new" if force else b"somebody else's")
+    assert os.listdir(tmp_path) == ["dump"]
+    with appearing(tmp_path / "other") as output:
+        os.write(output, b"another")
+    assert (tmp_path / "other").stat().st_mode & 0o777 == 0o600
+    assert sorted(os.listdir(tmp_path)) == ["dump", "other"]
+
+
+def test_nothing_is_left_by_one_that_was_killed(tmp_path: Path) -> None:
+    child = os.fork()
+    if not child:
+        with appearing(tmp_path / "dump") as output:
+            os.write(output, b"half of it")
+            os.kill(os.getpid(), signal.SIGKILL)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
     assert os.listdir(tmp_path) == []
 
 

@@ -91,7 +91,9 @@ def test_every_expected_park_is_found_and_none_invented(name: str) -> None:
 
 @EVERY
 def test_a_long_park_is_said_within_25_ms_of_the_crossing(name: str) -> None:
-    for event in run(mock.scenario(name)).said("park_long"):
+    said = run(mock.scenario(name)).said("park_long")
+    assert said
+    for event in said:
         crossing = max((event.start_ns or 0) + 200 * MS, mock.ATTACH_NS)
         assert crossing <= event.ts_ns <= crossing + 25 * MS
 

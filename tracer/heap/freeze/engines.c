@@ -30,13 +30,10 @@ static int read_maps(pid_t pid, struct maps *maps) {
 
 /* --- stop and copy ---------------------------------------------------------------------------- */
 
-static int copy_held(struct maps *maps, struct plan *plan, struct pages *pages,
-                     struct regions *found) {
-    if (read_maps(options.pid, maps) || plan_follow(maps, plan) || store_grow(plan->size) ||
-        pages_of_plan(pages, plan, 0, found))
+static int copy_held(struct maps *maps, struct plan *plan, struct pages *pages) {
+    if (read_maps(options.pid, maps) || plan_follow(maps, plan) || store_grow(plan->size))
         return -1;
-    facts.dirty = copy_regions(options.pid, plan, found, true);
-    return 0;
+    return rest_copy(plan, pages, true, ~0ULL, NULL);
 }
 
 int engine_copy(struct plan *plan) {
@@ -51,11 +48,13 @@ int engine_copy(struct plan *plan) {
         pages_of_plan(&pages, plan, 0, &found))
         return -1;
     store_touch(plan, &found);
+    if (rest_prepare(plan))
+        return -1;
     step("ready");
     if (freeze(true))
         return -1;
     facts.frozen_at = now_ns();
-    int status = copy_held(&maps, plan, &pages, &found);
+    int status = copy_held(&maps, plan, &pages);
     step("copied");
     thaw();
     facts.copied += facts.dirty;

@@ -14,9 +14,11 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <sys/types.h>
+#include <sys/uio.h>
 
 #define PAGE 4096ULL
 #define MAX_STOPS 64
+#define MAX_HANDS 4       /* at what is done while the target stands still */
 #define MAX_TEXT 512
 
 typedef uint64_t u64;
@@ -144,6 +146,7 @@ int pages_of_plan(struct pages *pages, struct plan *plan, unsigned wanted,
                   struct regions *found);
 u64 regions_bytes(const struct regions *regions);
 void regions_reserve(struct regions *regions, size_t count);
+#define PAGES_ROOM 16384 /* regions that are asked for at a time */
 
 struct store {
     int fd;
@@ -154,8 +157,24 @@ int store_open(int fd, u64 size);
 int store_grow(u64 size);
 void store_touch(const struct plan *plan, const struct regions *regions);
 void store_trim(struct plan *plan, const struct regions *holes);
-u64 copy_regions(pid_t source, struct plan *plan, const struct regions *regions, bool frozen);
+#define VECTOR 512        /* of 1024 that process_vm_readv takes */
+struct batch {
+    struct iovec local[VECTOR], remote[VECTOR];
+    size_t count;
+    u64 bytes;
+};
+u64 copy_regions(pid_t source, struct plan *plan, const struct regions *regions, bool quiet);
+u64 copy_segment(pid_t source, struct batch *batch, const struct segment *segment,
+                 const struct regions *regions);
 int copy_files(pid_t source, struct plan *plan, bool writable_too);
+
+/* --- crew.c, rest.c: what is done while the target stands still ------------------------------ */
+void crew_call(void);
+pid_t crew_member(int hand);
+void crew_do(void (*job)(int hand));
+int rest_prepare(const struct plan *plan);
+int rest_copy(struct plan *plan, struct pages *pages, bool all, u64 limit, struct regions *holes);
+u64 rest_bytes(void);
 
 /* --- foreign.c: large memory without a single reference ----------------------------------- */
 int foreign_cut(pid_t pid, struct pages *pages, const struct maps *maps, struct plan *plan);

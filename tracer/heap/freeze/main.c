@@ -22,6 +22,7 @@
 #define TICK_NS 2000000       /* how often the supervisor looks at the clock */
 #define WINDOW_GRACE 100      /* deadlines that a thread in the dangerous window is given */
 #define AFTER_OTHERS 10       /* nice(2) */
+#define GROUP_AFTER_OTHERS 5  /* a third of what another session gets */
 #define PROGRESS_NS 50000000ULL
 
 bool precopy_possible(void);
@@ -248,16 +249,37 @@ static void block_signals(void) {
     sigprocmask(SIG_SETMASK, &all, NULL);
 }
 
-/* Where we stand among others. Who may not go first could not come back from the last place
- * either, and stays where everybody is. */
-void hurry(enum place place) {
-    static bool allowed = true;
+/* Where the scheduler groups tasks by session (sched(7), autogroup), niceness counts within a
+ * session only, and ours is one of its own: the group has a niceness, too. */
+static void nice_group(int nice) {
+    int fd = open("/proc/self/autogroup", O_WRONLY | O_CLOEXEC);
+    if (fd < 0)
+        return;
+    dprintf(fd, "%d", nice);
+    close(fd);
+}
+
+static bool put_thread(pid_t tid, enum place place) {
     struct sched_param parameter = {.sched_priority = place == FIRST};
     int policy = place == FIRST ? SCHED_FIFO : SCHED_OTHER;
-    if (!allowed || sched_setscheduler(0, policy | SCHED_RESET_ON_FORK, &parameter))
-        allowed = false;
-    else if (place != FIRST)
-        setpriority(PRIO_PROCESS, 0, place == LAST ? AFTER_OTHERS : 0);
+    if (sched_setscheduler(tid, policy | SCHED_RESET_ON_FORK, &parameter))
+        return false;
+    if (place != FIRST)
+        setpriority(PRIO_PROCESS, (id_t)tid, place == LAST ? AFTER_OTHERS : 0);
+    return true;
+}
+
+/* Where we and our helpers stand among others: at the end whichever of us is the last gives
+ * gigabytes back, and may not do that before everybody. Who may not go first could not come
+ * back from the last place either, and stays where everybody is. */
+void hurry(enum place place) {
+    static bool allowed = true;
+    allowed = allowed && put_thread(0, place);
+    for (int hand = 1; allowed && hand < MAX_HANDS; hand++)
+        if (crew_member(hand))
+            put_thread(crew_member(hand), place);
+    if (allowed && place != FIRST)
+        nice_group(place == LAST ? GROUP_AFTER_OTHERS : 0);
 }
 
 /* Should memory run out, the worst moment to be killed is while a thread is borrowed. Only

@@ -18,8 +18,6 @@ struct scan_argument {
 };
 #define SCAN _IOWR('f', 16, struct scan_argument)
 #define SCAN_PROTECT 1 /* PM_SCAN_WP_MATCHING */
-#define BATCH 16384
-#define VECTOR 512                    /* of 1024 that process_vm_readv takes */
 #define CHUNK (16ULL << 20)           /* between two looks whether anybody still wants it */
 #define RESERVE (64ULL << 30)         /* address space for what is mapped meanwhile */
 
@@ -81,8 +79,8 @@ u64 regions_bytes(const struct regions *regions) {
 static int scan(struct pages *pages, struct scan_argument argument, struct regions *found) {
     argument.size = sizeof argument;
     while (argument.start < argument.end) {
-        regions_reserve(found, found->count + BATCH);
-        argument.vec = (u64)(found->items + found->count), argument.vec_len = BATCH;
+        regions_reserve(found, found->count + PAGES_ROOM);
+        argument.vec = (u64)(found->items + found->count), argument.vec_len = PAGES_ROOM;
         int got = ioctl(pages->fd, SCAN, &argument);
         if (got < 0)
             return -errno;
@@ -230,12 +228,6 @@ void store_trim(struct plan *plan, const struct regions *holes) {
 
 /* --- copying --------------------------------------------------------------------------------- */
 
-struct batch {
-    struct iovec local[VECTOR], remote[VECTOR];
-    size_t count;
-    u64 bytes;
-};
-
 /* Bytes that arrived. What is not mapped any more is passed over, page by page. */
 static u64 flush(pid_t source, struct batch *batch) {
     u64 copied = 0;
@@ -268,10 +260,28 @@ static u64 flush(pid_t source, struct batch *batch) {
     return copied;
 }
 
-/* Copy those regions that lie in the plan. `frozen`: as fast as can be, without a word. */
-u64 copy_regions(pid_t source, struct plan *plan, const struct regions *regions, bool frozen) {
+static void add_to_batch(struct batch *batch, const struct segment *segment, u64 at, u64 end) {
+    batch->local[batch->count] = (struct iovec){place_of(segment, at), end - at};
+    batch->remote[batch->count++] = (struct iovec){(void *)at, end - at};
+    batch->bytes += end - at;
+}
+
+/* Copy those regions, all of which lie in the segment. */
+u64 copy_segment(pid_t source, struct batch *batch, const struct segment *segment,
+                 const struct regions *regions) {
+    u64 copied = 0;
+    for (size_t i = 0; i < regions->count; i++) {
+        add_to_batch(batch, segment, regions->items[i].start, regions->items[i].end);
+        if (batch->count == VECTOR)
+            copied += flush(source, batch);
+    }
+    return copied + flush(source, batch);
+}
+
+/* Copy those regions that lie in the plan. `quiet`: without a word. */
+u64 copy_regions(pid_t source, struct plan *plan, const struct regions *regions, bool quiet) {
     static struct batch batch;
-    u64 copied = 0, total = frozen ? 0 : regions_bytes(regions);
+    u64 copied = 0, total = quiet ? 0 : regions_bytes(regions);
     for (size_t i = 0; i < regions->count; i++) {
         for (u64 at = regions->items[i].start; at < regions->items[i].end;) {
             struct segment *segment = plan_find(plan, at);
@@ -280,14 +290,12 @@ u64 copy_regions(pid_t source, struct plan *plan, const struct regions *regions,
             u64 end = regions->items[i].end < segment->end ? regions->items[i].end : segment->end;
             if (end - at > CHUNK)
                 end = at + CHUNK;
-            batch.local[batch.count] = (struct iovec){place_of(segment, at), end - at};
-            batch.remote[batch.count++] = (struct iovec){(void *)at, end - at};
-            batch.bytes += end - at;
+            add_to_batch(&batch, segment, at, end);
             at = end;
             if (batch.count < VECTOR && batch.bytes < CHUNK)
                 continue;
             copied += flush(source, &batch);
-            if (!frozen) {
+            if (!quiet) {
                 if (abandoned())
                     return copied;
                 say_progress("copy", copied, total);

@@ -131,42 +131,20 @@ static u64 converge(struct pages *pages, struct plan *plan, struct regions *foun
 }
 
 /* The target stands still: copy what differs from what we have. 1: that is too much. */
-static int copy_rest(struct maps *maps, struct plan *plan, struct pages *pages,
-                     struct regions *holes, struct regions *dirty) {
+static int copy_changed(struct maps *maps, struct plan *plan, struct pages *pages,
+                        struct regions *holes) {
     int status = maps_read(options.pid, maps);
     if (status)
         return oops("gone", "the target's mappings cannot be read: %s", strerror(-status));
     if (plan_follow(maps, plan) || store_grow(plan->size))
         return -1;
-    dirty->count = holes->count = 0;
-    for (size_t i = 0, kept = 0; i < plan->count; i++, kept = dirty->count) {
-        if (!plan->items[i].writable)
-            continue;
-        if ((status = pages_changed(pages, &plan->items[i], dirty)))
-            return oops("gone", "the target's pages cannot be listed: %s", strerror(-status));
-        for (size_t k = kept; k < dirty->count; k++) {
-            struct region one = dirty->items[k];
-            if (!(one.categories & (IS_PRESENT | IS_SWAPPED))) {
-                regions_reserve(holes, holes->count + 1);
-                holes->items[holes->count++] = one;
-            } else if (one.categories & IS_WRITTEN && !(one.categories & IS_FILE)) {
-                dirty->items[kept++] = one;
-            }
-        }
-        dirty->count = kept;
-    }
-    if (regions_bytes(dirty) > 2 * options.dirty_limit)
-        return 1;
-    facts.dirty = copy_regions(options.pid, plan, dirty, true);
-    return 0;
+    return rest_copy(plan, pages, false, 2 * options.dirty_limit, holes);
 }
 
 static int stop_at_last(struct maps *maps, struct plan *plan, struct pages *pages,
                         struct regions *found) {
-    struct regions dirty = {0};
-    regions_reserve(&dirty, 16384);
-    regions_reserve(found, 16384); /* no page fault during the stop */
-    memset(dirty.items, 0, 16384 * sizeof *dirty.items);
+    if (rest_prepare(plan))
+        return -1;
     for (int attempt = 0; attempt < 4; attempt++) {
         u64 left = converge(pages, plan, found);
         if (abandoned())
@@ -177,16 +155,15 @@ static int stop_at_last(struct maps *maps, struct plan *plan, struct pages *page
         if (freeze(true))
             return -1;
         facts.frozen_at = now_ns();
-        int status = copy_rest(maps, plan, pages, found, &dirty);
+        int status = copy_changed(maps, plan, pages, found);
         step("copied");
         thaw();
         if (status <= 0) {
             facts.copied += facts.dirty;
-            free(dirty.items);
             return status;
         }
     }
-    return oops("dirty", "%llu", (unsigned long long)regions_bytes(&dirty));
+    return oops("dirty", "%llu", (unsigned long long)rest_bytes());
 }
 
 int engine_precopy(struct plan *plan) {

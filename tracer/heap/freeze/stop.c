@@ -22,7 +22,8 @@
 
 #define STRAGGLER_NS 20000000LL /* a thread that does not stop for so long cannot now */
 #define LATE_NS 1000000000LL     /* … and for so long it is waited for, to let it go */
-#define LATE_TRIES 3
+#define STUCK_TRIES 3
+#define STARVED_TRIES 6
 #define COLLECTOR_WAIT_NS 10000000000LL
 #define MAX_INTERPRETERS 1024
 #define MAX_THREADS 65536
@@ -30,6 +31,8 @@
 #define GADGET_SIZE 3
 #define USER_CODE 0x33          /* __USER_CS: a thread in 64-bit mode */
 #define VSYSCALL 0xffffffffff600000ULL
+
+enum { STUCK = 1, STARVED = 2 };
 
 struct threads threads;
 bool finishing;
@@ -59,10 +62,28 @@ static bool is_filtered(pid_t pid, pid_t tid) {
 }
 
 static struct thread *find_thread(pid_t tid) {
-    for (size_t i = 0; i < threads.count; i++)
-        if (threads.items[i].tid == tid)
-            return &threads.items[i];
+    static size_t next; /* asked for in the order of the list, mostly: a target may have thousands */
+    for (size_t i = 0; i < threads.count; i++) {
+        size_t at = (next + i) % threads.count;
+        if (threads.items[at].tid == tid) {
+            next = at + 1;
+            return &threads.items[at];
+        }
+    }
     return NULL;
+}
+
+/* Does a thread that does not stop sleep where it cannot? Else it has no CPU to stop on. */
+static bool is_stuck(pid_t tid) {
+    char name[64], text[1024];
+    snprintf(name, sizeof name, "/proc/%d/task/%d/stat", options.pid, tid);
+    int fd = open(name, O_RDONLY | O_CLOEXEC);
+    ssize_t got = fd < 0 ? -1 : read(fd, text, sizeof text - 1);
+    if (fd >= 0)
+        close(fd);
+    text[got > 0 ? got : 0] = 0;
+    char *end = strrchr(text, ')');
+    return end && end[1] == ' ' && end[2] == 'D';
 }
 
 static void drop_thread(size_t index) {
@@ -196,7 +217,7 @@ u64 thaw(void) {
     return length;
 }
 
-/* Every thread is held when this returns 0; 1: one does not stop, all were let go. */
+/* Every thread is held when this returns 0. STUCK, STARVED: one does not stop, all were let go. */
 static int stop_all(void) {
     for (int added; (added = seize_new(false)) != 0;)
         if (added < 0)
@@ -214,8 +235,12 @@ static int stop_all(void) {
         late = await_stops(until);
     set_alarm(0);
     if (late || added < 0 || !threads.count) {
+        int why = STARVED;
+        for (size_t i = 0; late && i < threads.count; i++)
+            if (!threads.items[i].held && is_stuck(threads.items[i].tid))
+                why = STUCK;
         release_all();
-        return added < 0 ? -1 : late ? 1 : oops("gone", "the target has exited");
+        return added < 0 ? -1 : late ? why : oops("gone", "the target has exited");
     }
     step("stopped");
     return 0;
@@ -248,8 +273,7 @@ static bool is_collecting(void) {
 /* Stop the target, at a moment when no collection runs. Returns 0, or -1 and all are free. */
 int freeze(bool watch_collector) {
     int64_t give_up = (int64_t)now_ns() + COLLECTOR_WAIT_NS;
-    bool collecting = false;
-    int late_tries = 0;
+    int stuck = 0, starved = 0;
     for (int attempt = 0; attempt < options.tries; attempt++) {
         while (watch_collector && is_collecting() && (int64_t)now_ns() < give_up && !abandoned())
             nap(500000); /* looking costs the target nothing, stopping would */
@@ -260,20 +284,19 @@ int freeze(bool watch_collector) {
             release_all();
             return oops("abandoned", "the dump was given up");
         }
-        collecting = !late && watch_collector && is_collecting();
-        if (!late && !collecting)
+        if (!late && !(watch_collector && is_collecting()))
             return 0;
         if (!late)
             thaw();
-        else if (++late_tries == LATE_TRIES)
-            break;
+        else if (late == STUCK && ++stuck == STUCK_TRIES)
+            return oops("uninterruptible",
+                        "a thread was in an uninterruptible sleep at each of %d tries", stuck);
+        else if (late == STARVED && ++starved == STARVED_TRIES)
+            return oops("deadline", "a thread got no CPU to stop on at each of %d tries", starved);
         facts.retries++;
-        nap(5000000);
+        nap(5000000L << starved); /* whoever has the CPUs may be done by then */
     }
-    if (collecting || late_tries < LATE_TRIES)
-        return oops("collecting", "a garbage collection ran at each of %d stops", options.tries);
-    return oops("uninterruptible", "a thread was in an uninterruptible sleep at each of %d tries",
-                late_tries);
+    return oops("collecting", "a garbage collection ran at each of %d stops", options.tries);
 }
 
 /* --- having a thread make a system call ---------------------------------------------------- */

@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import NamedTuple
 
 from collector.context import Blame, Frame, NameFound, Party, Resource
@@ -27,7 +28,7 @@ from tracer.pymem.locks.slots import SlotReader
 from tracer.pymem.locks.waits import Found, WaitReader
 from tracer.pymem.memory import MemoryReader
 from tracer.pymem.objects import ObjectReader
-from tracer.pymem.runtime import RuntimeReader, ThreadState
+from tracer.pymem.runtime import GilState, RuntimeReader, ThreadState
 
 DEPTH = 512
 """Frames of a thread that are looked through for ``with`` bodies."""
@@ -127,11 +128,14 @@ class BlameReader:
         return blames
 
     def warm_up(self, threads: Threads) -> None:
-        """Read what the first ``blames`` would have to read besides: types and code objects."""
+        """Read what the first ``blames`` would have to read besides: types, code, names."""
         for interpreter in {state.interpreter for state in threads.states.values()}:
             self._kinds.refresh(interpreter)
         stacks = self._glance(list(threads.states)[:MAX_SEARCHED], threads)
         self._holders.claims(stacks, frozenset())
+        for tid in islice(stacks, 1):
+            threads.name(tid)
+            self._names.warm_up([stacks[tid]], threads.states[tid].interpreter)
 
     def _gil(self, tid: int, threads: Threads) -> Blame | None:
         state = threads.states[tid]
@@ -139,17 +143,18 @@ class BlameReader:
         if not gil:
             return None
         holder = None
-        address = self._gil_holder(gil)
-        found = threads.by_state(address) if address else 0
+        held = self._gil_state(gil)
+        found = threads.by_state(held.last_holder) if held and held.locked else 0
         if found and found != tid:
             holder = self._party(found, threads, "has the GIL")
-            if self._gil_holder(gil) != address:
+            if self._gil_state(gil) != held:
                 holder = None
         return Blame(
             Resource("GIL", None, self._runtime.gil_condition(gil)),
             holder=holder,
             needs=None if holder is None else (holder.tid,),
             timed=False,
+            turn=0 if held is None else held.switches,
         )
 
     def _gil_of(self, interpreter: int) -> int:
@@ -159,16 +164,16 @@ class BlameReader:
             return 0
         return next((one.gil for one in every if one.address == interpreter), 0)
 
-    def _gil_holder(self, gil: int) -> int:
-        """The thread state that has the GIL; 0 when none has, or it just changes hands."""
+    def _gil_state(self, gil: int) -> GilState | None:
+        """The GIL at a moment when it does not change hands; None when there is none."""
         for _ in range(_GIL_TRIES):
             try:
                 state = self._runtime.gil_state(gil)
             except MemoryReadError:
-                return 0
+                return None
             if not state.changing:
-                return state.last_holder if state.locked else 0
-        return 0
+                return state
+        return None
 
     def _locks(self, waits: Mapping[int, Wait], threads: Threads) -> dict[int, Blame]:
         stacks = self._glance(waits, threads)

@@ -116,9 +116,12 @@ class HolderReader:
 
     def _all_bodies(self, stacks: Mapping[int, Glance]) -> list[Body]:
         found = []
+        known: dict[int, tuple[int, ...]] = {}  # threads share places: a pool's stand at a few
         for thread, stack in stacks.items():
             for level, (raw, place) in enumerate(stack.standing()):
-                depths = self._bodies(place)
+                depths = known.get(id(place))
+                if depths is None:
+                    depths = known[id(place)] = self._bodies(place)
                 if depths:
                     call = Call(place.frame, raw, place.code, place.offset)
                     found.append(Body(thread, level, call, depths))

@@ -43,6 +43,7 @@ UNITS: Mapping[str, Unit] = MappingProxyType(
     {
         "freeze": Unit(("freeze/*.c",), shared=False),
         "walk": Unit(("walk/*.c",), shared=True, flags=("-fvisibility=hidden",)),
+        "graph": Unit(("graph/*.c",), shared=True, flags=("-fvisibility=hidden",)),
     }
 )
 """Every C unit of heap dumps, by name."""

@@ -89,6 +89,7 @@ class Library:
             ("graph_dominators", (pointer, pointer, u64, pointer, pointer, pointer, pointer)),
             ("graph_grouped", (u64, pointer, pointer, pointer, u64, pointer)),
             ("graph_ways", (pointer, pointer, pointer, u64, pointer)),
+            ("graph_reached", (pointer, pointer, u64, pointer)),
         ):
             function = getattr(self._calls, name)
             function.restype, function.argtypes = ctypes.c_int, arguments
@@ -185,6 +186,20 @@ class Library:
             )
         )  # fmt: skip
         return before
+
+    def reached(
+        self, rows: Rows, roots: npt.NDArray[np.int32], without: npt.NDArray[Any]
+    ) -> npt.NDArray[np.bool_]:
+        """Which nodes the roots lead to if those in ``without`` (numbers) were not there."""
+        roots = np.ascontiguousarray(roots, np.int32)
+        found = np.zeros(len(rows.indptr) - 1, np.uint8)
+        found[without] = 1
+        _check(
+            self._calls.graph_reached(
+                ctypes.byref(_given(rows)), roots.ctypes.data, len(roots), found.ctypes.data
+            )
+        )
+        return found.view(np.bool_)
 
 
 def _given(rows: Rows) -> _Rows:

@@ -77,4 +77,8 @@ API int graph_grouped(u64 nodes, const i32 *idom, const u64 *retained, const u32
 API int graph_ways(const struct rows *rows, const i32 *roots, const u64 *ends, u64 tiers,
                    i32 *before);
 
+/* Whether the roots lead to a node while those that are 1 in `reached` are not there; these
+ * become 0. */
+API int graph_reached(const struct rows *rows, const i32 *roots, u64 count, u8 *reached);
+
 #endif

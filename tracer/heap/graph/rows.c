@@ -69,3 +69,35 @@ int graph_ways(const struct rows *rows, const i32 *roots, const u64 *ends, u64 t
     free(queue);
     return GRAPH_OK;
 }
+
+int graph_reached(const struct rows *rows, const i32 *roots, u64 count, u8 *reached)
+{
+    enum { NO, GONE, YES };
+    if (rows_check(rows) != GRAPH_OK)
+        return GRAPH_DAMAGED;
+    i32 *queue = malloc((rows->nodes + 1) * sizeof *queue);
+    if (!queue)
+        return GRAPH_NO_MEMORY;
+    int status = GRAPH_OK;
+    u64 tail = 0;
+    for (u64 at = 0; at < count; at++) {
+        if ((u32)roots[at] >= rows->nodes) {
+            status = GRAPH_DAMAGED;
+            break;
+        }
+        if (reached[roots[at]] == NO) {
+            reached[roots[at]] = YES;
+            queue[tail++] = roots[at];
+        }
+    }
+    for (u64 head = 0; status == GRAPH_OK && head < tail; head++)
+        for (i64 at = rows->indptr[queue[head]]; at < rows->indptr[queue[head] + 1]; at++)
+            if (reached[rows->targets[at]] == NO) {
+                reached[rows->targets[at]] = YES;
+                queue[tail++] = rows->targets[at];
+            }
+    free(queue);
+    for (u64 node = 0; node < rows->nodes; node++)
+        reached[node] = reached[node] == YES;
+    return status;
+}

@@ -1,0 +1,270 @@
+"""The graph of a heap dump: who keeps whom alive, from which roots, and how much.
+
+Nodes are 0 .. n - 1, by address, as in the dump. Only references that keep their targets
+are in it: no weak ones, none that their target does not count. That of an instance of a
+heap type to its type, which a dump does not store, is. Everything is computed when it is
+first asked for, and kept.
+
+Memory beside the heap's own columns, bytes for each node and reference: ``rows`` 8 and 4,
+``labels`` 0 and 5, ``reverse`` 8 and 4, ``idom`` and ``retained`` 12 (and 48 and 4 more
+while they are computed), ``before`` 4.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import cached_property
+from typing import Any, NamedTuple, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from probes.errors import InternalError
+from tracer.heap.graph_code import Dominators, Labels, Library, Rows, library
+from tracer.heap.model import BORROWED, LABEL_KINDS, Heap
+
+EDGE_KINDS = (*LABEL_KINDS, "type")
+"""What a reference is, by number: a dump's kinds, and that of an instance to its type."""
+
+ELEMENT, KEY, VALUE, WEAK, TYPE = (
+    EDGE_KINDS.index(name) for name in ("element", "key", "value", "weak", "type")
+)
+FRAME, HELD, IMMORTAL = "frame", "C code", "immortal"
+"""Kinds of roots beside those that a dump names (``meta.root_kinds``)."""
+
+_PLAIN = frozenset({"interpreter", "thread", "static variable"})
+"""Roots of a dump that a person can follow; the rest keeps caches."""
+
+
+class Label(NamedTuple):
+    """What one reference is called. ``name`` is the text of those kinds that have one.
+
+    ``place``: among the elements or keys (-1: none); ``key``: a value's key (node, -1).
+    """
+
+    kind: str
+    name: str
+    place: int
+    key: int
+
+
+class Root(NamedTuple):
+    """Why a node is a root. ``frame``: number in ``heap.frames``, -1 where it is none.
+
+    ``name`` is that of the variable or field, or the file of a static variable; ``label``
+    the kind of a frame's reference (EDGE_KINDS), else empty.
+    """
+
+    kind: str
+    name: str
+    frame: int
+    label: str
+
+
+class Graph:
+    """The graph of one heap, as HeapFile.load() gives it.
+
+    Raises DamagedHeapDump where columns contradict each other, ParkscopeError where there
+    is not enough memory, BackendUnavailable without a compiler.
+    """
+
+    def __init__(self, heap: Heap, code: Library | None = None) -> None:
+        if len(heap.columns["size"]) != heap.nodes:
+            raise InternalError("a graph is made of a heap that was read from a file")
+        self.heap = heap
+        self._code = code or library()
+
+    @classmethod
+    def of(cls, heap: Heap) -> Self:
+        """The graph of a heap that was read from a file."""
+        return cls(heap)
+
+    @property
+    def nodes(self) -> int:
+        """n: how many objects."""
+        return self.heap.nodes
+
+    @property
+    def super_root(self) -> int:
+        """The number, n, of what stands above all roots (in ``idom`` and ``before``)."""
+        return self.nodes
+
+    @property
+    def garbage(self) -> int:
+        """The number, n + 1, of what stands above nodes that no root leads to (in ``idom``)."""
+        return self.nodes + 1
+
+    @cached_property
+    def rows(self) -> Rows:
+        """References by source: ``indptr`` int64 (n + 1), ``targets`` int32 (edges)."""
+        return self._code.expand(self._columns())[0]
+
+    @property
+    def indptr(self) -> npt.NDArray[np.int64]:
+        """int64 (n + 1): the references of node v are indptr[v] to indptr[v + 1]."""
+        return self.rows.indptr
+
+    @property
+    def targets(self) -> npt.NDArray[np.int32]:
+        """int32 (edges): what each reference leads to. A node's stand in the dump's order."""
+        return self.rows.targets
+
+    @property
+    def edges(self) -> int:
+        """How many references keep their targets."""
+        return len(self.targets)
+
+    @cached_property
+    def labels(self) -> Labels:
+        """What each reference is called.
+
+        ``kinds`` u8 (edges): number in EDGE_KINDS. ``numbers`` u32 (edges): for elements and
+        keys their place among them, for values the node of the key, else the name's number
+        in ``heap.strings``.
+        """
+        rows, labels = self._code.expand(self._columns(), labels=True)
+        self.__dict__.setdefault("rows", rows)
+        if labels is None:
+            raise InternalError("no labels were made")
+        return labels
+
+    @cached_property
+    def reverse(self) -> Rows:
+        """References by target: ``targets`` are the sources, ascending in each row."""
+        return self._code.reverse(self.rows)
+
+    @cached_property
+    def shallow(self) -> npt.NDArray[np.uint64]:
+        """u64 (n): bytes of each object alone, as sys.getsizeof() says."""
+        return self.heap.columns["size"].astype(np.uint64, copy=False)
+
+    @cached_property
+    def dominators(self) -> Dominators:
+        """``idom``, ``retained`` and the sums of what is live and what is garbage."""
+        return self._code.dominators(self.rows, self.roots, self.shallow)
+
+    @property
+    def idom(self) -> npt.NDArray[np.int32]:
+        """int32 (n): who alone keeps each node.
+
+        That is a node; n, the super-root: the node is a root, or kept in several ways; n + 1:
+        no root leads to it, nor does another such node alone keep it.
+        What unreachable nodes refer to keeps its place among the live: their references
+        do not count there.
+        """
+        return self.dominators.idom
+
+    @property
+    def retained(self) -> npt.NDArray[np.uint64]:
+        """u64 (n): bytes that would go with the node: its own and of all that it dominates."""
+        return self.dominators.retained
+
+    @cached_property
+    def reachable(self) -> npt.NDArray[np.bool_]:
+        """Of each node (bool) whether a root leads to the node; the others wait to be collected."""
+        return self.before >= 0
+
+    @cached_property
+    def before(self) -> npt.NDArray[np.int32]:
+        """int32 (n): the node before each on a shortest way from a root; n before a root; -1.
+
+        Roots that have a name come first: only what none of them leads to is reached from
+        what C code holds, and only what is left from caches and immortal objects.
+        """
+        return self._code.ways(self.rows, self._tiers)
+
+    @cached_property
+    def roots(self) -> npt.NDArray[np.int32]:
+        """int32, ascending: nodes that are kept from outside of the heap."""
+        found: npt.NDArray[np.int32] = np.unique(np.concatenate(self._tiers)).astype(np.int32)
+        return found
+
+    @cached_property
+    def _tiers(self) -> list[npt.NDArray[np.int32]]:
+        columns = self.heap.columns
+        kinds = np.array([kind in _PLAIN for kind in self._root_kinds], bool)
+        plain = kinds[columns["root_kind"]]
+        frames = columns["reference_node"][self._frame_keeps]
+        held = columns["excess_node"][columns["excess"] > 0]
+        rest = (columns["root_node"][~plain], columns["immortal_node"])
+        tiers = ((columns["root_node"][plain], frames), (held,), rest)
+        return [np.concatenate(tier).astype(np.int32) for tier in tiers]
+
+    @property
+    def _frame_keeps(self) -> npt.NDArray[np.bool_]:
+        kinds = self.heap.columns["reference_kind"]
+        keeps: npt.NDArray[np.bool_] = (kinds & BORROWED == 0) & (kinds != WEAK)
+        return keeps
+
+    @cached_property
+    def _root_kinds(self) -> list[str]:
+        """The names of the dump's kinds of roots; it may have forgotten some."""
+        named = self.heap.meta.get("root_kinds")
+        names = [str(name) for name in named] if isinstance(named, list) else []
+        return names + ["?"] * 256
+
+    def reasons(self, node: int) -> Iterator[Root]:
+        """Why a node is a root, those that a person can follow first; nothing if it is none."""
+        columns, strings = self.heap.columns, self.heap.strings
+        rows = np.flatnonzero(columns["root_node"] == node)
+        named = [
+            Root(self._root_kinds[kind], strings[name], -1, "")
+            for kind, name in zip(
+                columns["root_kind"][rows].tolist(), columns["root_name"][rows].tolist(),
+                strict=True,
+            )
+        ]  # fmt: skip
+        yield from (one for one in named if one.kind in _PLAIN)
+        for row in np.flatnonzero((columns["reference_node"] == node) & self._frame_keeps).tolist():
+            kind = EDGE_KINDS[columns["reference_kind"][row]]
+            name = strings[columns["reference_name"][row]]
+            yield Root(FRAME, name, int(columns["reference_frame"][row]), kind)
+        if np.any((columns["excess_node"] == node) & (columns["excess"] > 0)):
+            yield Root(HELD, "", -1, "")
+        yield from (one for one in named if one.kind not in _PLAIN)
+        if np.any(columns["immortal_node"] == node):
+            yield Root(IMMORTAL, "", -1, "")
+
+    def label(self, edge: int) -> Label:
+        """What reference number ``edge`` is called."""
+        kind, number = int(self.labels.kinds[edge]), int(self.labels.numbers[edge])
+        if kind in {ELEMENT, KEY}:
+            return Label(EDGE_KINDS[kind], "", number, -1)
+        if kind == VALUE:
+            return Label(EDGE_KINDS[kind], "", -1, number)
+        return Label(EDGE_KINDS[kind], self.heap.strings[number], -1, -1)
+
+    def source(self, edge: int) -> int:
+        """The node that has reference number ``edge``."""
+        return int(np.searchsorted(self.indptr, edge, side="right")) - 1
+
+    def edges_of(self, node: int) -> range:
+        """The numbers of a node's references."""
+        return range(int(self.indptr[node]), int(self.indptr[node + 1]))
+
+    def way(self, node: int) -> list[int]:
+        """The nodes from a root to ``node``, both included; empty where no root leads to it."""
+        found, at = [], node
+        if self.before[node] < 0:
+            return []
+        while at != self.super_root:
+            found.append(at)
+            at = int(self.before[at])
+        return found[::-1]
+
+    def together(self, group: npt.NDArray[np.uint32], groups: int) -> npt.NDArray[np.uint64]:
+        """u64 (groups): bytes that the members of each group keep alive together.
+
+        ``group``: u32 (n), each node's group; numbers from ``groups`` on are no group.
+        """
+        return self._code.grouped(self.dominators, group, groups)
+
+    def _columns(self) -> dict[str, npt.NDArray[Any]]:
+        columns, types = self.heap.columns, self.heap.types
+        count = columns["shape_count"].astype(np.uint64)
+        return {
+            **columns,
+            "shape_first": np.cumsum(count, dtype=np.uint64) - count,
+            "type_node": np.array([one.node for one in types], np.uint32),
+            "type_heap": np.array([one.heap for one in types], np.uint8),
+        }

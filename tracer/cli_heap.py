@@ -49,7 +49,7 @@ def dump(pid: int, path: Path, as_json: bool, quiet: bool, **how: Any) -> None:
     with progress_bars(shown=not (quiet or as_json)) as progress:
         result = do_dump(pid, path, options, progress)
     if as_json:
-        _say_json(result)
+        say_json(result)
     else:
         say("\n".join(dump_lines(result)))
 
@@ -65,7 +65,7 @@ def info(file: Path, as_json: bool) -> None:
 
     facts = find_info(file)
     if as_json:
-        _say_json(facts)
+        say_json(facts)
     else:
         say("\n".join(info_lines(facts)))
 
@@ -85,12 +85,13 @@ def top(file: Path, limit: int, by_count: bool, as_json: bool) -> None:
     rows = find_top(file, limit, by_count)
     if as_json:
         for kind, count, size in rows:
-            _say_json({"type": kind.name, "objects": count, "shallow_bytes": size})
+            say_json({"type": kind.name, "objects": count, "shallow_bytes": size})
     else:
         say("\n".join(top_lines(rows)))
 
 
-def _say_json(value: dict[str, object]) -> None:
+def say_json(value: dict[str, object]) -> None:
+    """One line of JSON on stdout."""
     from collector.sinks.json_lines import printable
     from collector.trace.lines import dump as as_line
     from tracer.watch import say

@@ -22,6 +22,10 @@ _PHASES: Mapping[str, str] = {
     "walk": "walking objects",
     "name": "naming",
     "write": "writing",
+    "read": "reading",
+    "graph": "finding who keeps what",
+    "compare": "comparing",
+    "export": "exporting",
 }
 
 

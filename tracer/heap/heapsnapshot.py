@@ -15,18 +15,27 @@ kind ``synthetic``: else DevTools takes them for windows, and adds sizes up in a
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import orjson
 
-from tracer.heap.graph import EDGE_KINDS, ELEMENT, KEY, TYPE, VALUE, Graph
+from tracer.heap.graph import EDGE_KINDS, VALUE, Graph
 from tracer.heap.json_text import json_texts
 from tracer.heap.node_names import NodeNames, node_names
-from tracer.heap.text_rows import Column, format_rows
+from tracer.heap.roots import kept_by_frames, root_kinds
+from tracer.heap.text_rows import (
+    Chunk,
+    Column,
+    Progress,
+    Write,
+    chunk_of,
+    format_rows,
+    write_chunks,
+)
 
 NODE_TYPES = (
     "hidden", "array", "string", "object", "code", "closure", "regexp", "number", "native",
@@ -46,6 +55,11 @@ _EDGE_TYPE_OF = {
 }  # fmt: skip
 """All other kinds of references are ``internal``."""
 
+_CALLED = {"key": "key", "stack": "stack", "dict": "__dict__", "type": "__class__",
+           "again": "again", "weak": "weak"}  # fmt: skip
+"""Names of those that have none of their own."""
+
+_STEP = np.uint64(_NODE_FIELDS)  # a node is referred to by its first field's place
 _CHUNK = 1 << 20
 MOST_BYTES = 0xFFFFFFFF
 """DevTools keeps an object's size in 32 bits: a larger one is shown wrongly there."""
@@ -63,38 +77,23 @@ META = {
     "location_fields": ["object_index", "script_id", "line", "column"],
 }  # fmt: skip
 
-Write = Callable[[bytes | memoryview], None]
-Progress = Callable[[int, int], None]
-
 
 @dataclass(slots=True)
 class _Outside:
     """A node that stands for something outside of the heap.
 
-    ``children``: (name, place among these nodes); ``objects``: (name's number, node).
+    ``children``: (name, place among these nodes); ``called``, ``objects``: numbers of names
+    and of objects, u32 and int64.
     """
 
     name: str
     children: list[tuple[str, int]] = field(default_factory=list)
-    objects: list[tuple[int, int]] = field(default_factory=list)
-
-
-class _Outsides:
-    """All of them: the first is the root."""
-
-    def __init__(self) -> None:
-        self.nodes = [_Outside("")]
-
-    def add(self, name: str, below: int = 0, called: str | None = None) -> int:
-        """A new one, referred to by ``below``; its place."""
-        self.nodes.append(_Outside(name))
-        place = len(self.nodes) - 1
-        self.nodes[below].children.append((called or name, place))
-        return place
+    called: npt.NDArray[Any] = field(default_factory=lambda: np.zeros(0, np.uint32))
+    objects: npt.NDArray[Any] = field(default_factory=lambda: np.zeros(0, np.int64))
 
     def edges(self) -> int:
-        """How many references they have."""
-        return sum(len(one.children) + len(one.objects) for one in self.nodes)
+        """How many references it has."""
+        return len(self.children) + len(self.objects)
 
 
 def write_heapsnapshot(graph: Graph, write: Write, progress: Progress) -> dict[str, Any]:
@@ -104,8 +103,9 @@ def write_heapsnapshot(graph: Graph, write: Write, progress: Progress) -> dict[s
     HeapDumpError for columns that do not hold, BackendUnavailable without a compiler.
     """
     names = node_names(graph)
-    outsides = _outsides(graph, names)
-    nodes, edges = len(outsides.nodes) + graph.nodes, outsides.edges() + graph.edges
+    outsides = _outsides(graph)
+    nodes = len(outsides) + graph.nodes
+    edges = sum(one.edges() for one in outsides) + graph.edges
     head = {"meta": META, "node_count": nodes, "edge_count": edges, "trace_function_count": 0}
     done = 0
 
@@ -115,11 +115,12 @@ def write_heapsnapshot(graph: Graph, write: Write, progress: Progress) -> dict[s
         progress(done, nodes + edges)
 
     write(b'{"snapshot":' + orjson.dumps(head) + b',\n"nodes":[')
-    write(_outside_rows(outsides, names))
-    _in_order(_node_chunks(graph, names, len(outsides.nodes)), write, tell)
+    write(_outside_nodes(outsides, names.texts))
+    write_chunks(_node_chunks(graph, names, len(outsides)), write, tell)
     write(b'],\n"edges":[')
-    write(_outside_edges(outsides, names))
-    _in_order(_edge_chunks(graph, names, len(outsides.nodes)), write, tell)
+    for piece in _outside_edges(outsides, names.texts):
+        write(piece)
+    write_chunks(_edge_chunks(graph, names, len(outsides)), write, tell)
     write(b'],\n"trace_function_infos":[],"trace_tree":[],"samples":[],"locations":[],\n')
     write(b'"strings":[')
     for number, piece in enumerate(json_texts(names.texts)):
@@ -134,61 +135,174 @@ def _notes(graph: Graph) -> Iterator[str]:
         yield f"{large} objects are of 4 GiB or more: DevTools cannot show sizes of that many bytes"
 
 
-def _in_order(chunks: Iterator[Callable[[], tuple[int, list[bytes]]]], write: Write,
-              tell: Callable[[int], None]) -> None:  # fmt: skip
-    """Two chunks are made at a time, and written in their order."""
-    with ThreadPoolExecutor(max_workers=2) as pool:
-        waiting: list[Future[tuple[int, list[bytes]]]] = []
+def _outsides(graph: Graph) -> list[_Outside]:
+    """The root, and the roots of the heap by what keeps them."""
+    found = [_Outside("")]
 
-        def put() -> None:
-            rows, pieces = waiting.pop(0).result()
-            for piece in pieces:
-                write(piece)
-            tell(rows)
+    def add(name: str, below: int = 0) -> int:
+        found.append(_Outside(name))
+        found[below].children.append((name, len(found) - 1))
+        return len(found) - 1
 
-        for chunk in chunks:
-            waiting.append(pool.submit(chunk))
-            if len(waiting) > 2:
-                put()
-        while waiting:
-            put()
-
-
-def _outsides(graph: Graph, names: NodeNames) -> _Outsides:
-    """The roots of a heap by what keeps them."""
-    found = _Outsides()
-    heap, columns = graph.heap, graph.heap.columns
-    threads = found.add("(threads)")
-    thread = {
-        number: found.add(f"(thread {one.get('name') or one.get('native_id')})", threads)
-        for number, one in enumerate(heap.threads)
-    }
-    frames = {
-        number: found.add(
-            f"{one.get('function')} {one.get('file')}:{one.get('line')}",
-            thread.get(one.get("thread", -1), threads),
-            str(one.get("function")),
-        )
-        for number, one in enumerate(heap.frames)
-    }
-    kept = graph.frame_keeps
-    for frame, name, node in zip(
-        *(columns[f"reference_{part}"][kept].tolist() for part in ("frame", "name", "node")),
-        strict=True,
-    ):
-        found.nodes[frames[frame]].objects.append((name, node))
-    kinds: dict[int, int] = {}
-    for kind, name, node in zip(
-        *(columns[f"root_{part}"].tolist() for part in ("kind", "name", "node")), strict=True
-    ):
-        if kind not in kinds:
-            kinds[kind] = found.add(f"({graph.root_kind(kind)})")
-        found.nodes[kinds[kind]].objects.append((name, node))
+    _add_threads(graph, found, add)
+    columns = graph.heap.columns
+    for kind, name in root_kinds(graph.heap).items():
+        rows = columns["root_kind"] == kind
+        place = add(f"({name})")
+        found[place].called = columns["root_name"][rows]
+        found[place].objects = columns["root_node"][rows]
     for group, nodes in (
         ("(C code)", columns["excess_node"][columns["excess"] > 0]),
         ("(immortal)", columns["immortal_node"]),
         ("(unreachable)", np.flatnonzero(graph.idom == graph.garbage)),
     ):
-        place = found.add(group)
-        found.nodes[place].objects = [(0, node) for node in nodes.tolist()]
+        place = add(group)
+        found[place].called = np.zeros(len(nodes), np.uint32)
+        found[place].objects = nodes
+    return found
+
+
+def _add_threads(graph: Graph, found: list[_Outside], add: Callable[[str, int], int]) -> None:
+    heap, columns = graph.heap, graph.heap.columns
+    threads = add("(threads)", 0)
+    thread = {
+        number: add(f"(thread {one.get('name') or one.get('native_id')})", threads)
+        for number, one in enumerate(heap.threads)
+    }
+    frames = [
+        add(
+            f"{one.get('function')} {one.get('file')}:{one.get('line')}",
+            thread.get(one.get("thread", -1), threads),
+        )
+        for one in heap.frames
+    ]
+    keeps = kept_by_frames(heap)
+    order = np.argsort(columns["reference_frame"][keeps], kind="stable")
+    of, called, nodes = (
+        columns[f"reference_{part}"][keeps][order] for part in ("frame", "name", "node")
+    )
+    ends = np.searchsorted(of, np.arange(len(frames) + 1))
+    for place, first, end in zip(frames, ends[:-1].tolist(), ends[1:].tolist(), strict=True):
+        found[place].called, found[place].objects = called[first:end], nodes[first:end]
+
+
+def _outside_nodes(outsides: list[_Outside], texts: list[str]) -> bytes:
+    rows = []
+    for number, one in enumerate(outsides):
+        texts.append(one.name)
+        row = (_NODE["synthetic"], len(texts) - 1, 2 * number + 1, 0, one.edges(), 0, 0)
+        rows.append(",".join(map(str, row)))
+    return ",\n".join(rows).encode()
+
+
+def _outside_edges(outsides: list[_Outside], texts: list[str]) -> Iterator[bytes | memoryview]:
+    """Theirs come first, as they do. Names that are none are given as numbers."""
+    first = b""
+    for one in outsides:
+        for name, place in one.children:
+            texts.append(name)
+            yield first + f"{_EDGE['property']},{len(texts) - 1},{_NODE_FIELDS * place}".encode()
+            first = b",\n"
+        if not len(one.objects):
+            continue
+        named = one.called != 0
+        index = np.arange(len(one.objects), dtype=np.uint32)
+        to_node = (one.objects.astype(np.uint64) + np.uint64(len(outsides))) * _STEP
+        yield from format_rows(
+            (
+                Column(b",\n", np.where(named, _EDGE["property"], _EDGE["element"]).astype("u1")),
+                Column(b",", np.where(named, one.called, index).astype(np.uint32)),
+                Column(b",", to_node),
+            )
+        )
+
+
+def _ids(graph: Graph, taken: int) -> npt.NDArray[np.uint32]:
+    """An id for each object, the same in every dump of its process, by its address.
+
+    Objects begin at multiples of 8 and take 16 bytes or more: address ÷ 16, of which the
+    lower 32 bits count. Two regions that lie a multiple of 64 GiB apart may meet there:
+    then the later object has another id, and comparing two files takes it for new.
+    """
+    ids: npt.NDArray[np.uint32] = (graph.heap.columns["address"] >> np.uint64(4)).astype(np.uint32)
+    order = np.argsort(ids, kind="stable")
+    ordered = ids[order]
+    clash = ordered <= 2 * taken
+    clash[1:] |= ordered[1:] == ordered[:-1]
+    if clash.any():
+        free = np.setdiff1d(
+            np.arange(2 * taken + 1, 2 * taken + 1 + 2 * len(ids), dtype=np.uint32), ordered
+        )
+        ids[order[clash]] = free[: np.count_nonzero(clash)]
+    return ids
+
+
+def _node_chunks(graph: Graph, names: NodeNames, shift: int) -> Iterator[Chunk]:
+    heap = graph.heap
+    of_type = np.array(
+        [_NODE[_NODE_TYPE_OF.get(one.name, "object")] for one in heap.types] or [0], np.uint8
+    )
+    ids = _ids(graph, shift)
+    degree = np.diff(graph.indptr)
+    for first in range(0, graph.nodes, _CHUNK):
+
+        def make(part: slice = slice(first, first + _CHUNK)) -> tuple[int, list[bytes]]:
+            kinds = of_type[heap.columns["type"][part]]
+            columns = (
+                Column(b",\n", kinds),
+                Column(b",", names.number[part]),
+                Column(b",", ids[part]),
+                Column(b",", graph.shallow[part]),
+                Column(b",", degree[part].astype(np.uint32)),
+                Column(b",0,0"),
+            )
+            return chunk_of(columns)
+
+        yield make
+
+
+def _edge_chunks(graph: Graph, names: NodeNames, shift: int) -> Iterator[Chunk]:
+    kind_of, fixed = _edge_kinds(names.texts)
+    weak = _from_unreachable(graph)
+    weak_name = len(names.texts)
+    names.texts.append("(does not count)")
+    labels = graph.labels
+
+    def make(first: int) -> tuple[int, list[bytes]]:
+        part = slice(first, first + _CHUNK)
+        kinds, numbers = labels.kinds[part], labels.numbers[part].copy()
+        of_value = kinds == VALUE
+        numbers[of_value] = names.key[numbers[of_value]]
+        called = fixed[kinds]
+        numbers = np.where(called != 0, called, numbers)
+        shown = kind_of[kinds]
+        places = weak[np.searchsorted(weak, first) : np.searchsorted(weak, first + _CHUNK)] - first
+        shown[places], numbers[places] = _EDGE["weak"], weak_name
+        to_node = (graph.targets[part].astype(np.uint64) + np.uint64(shift)) * _STEP
+        columns = (Column(b",\n", shown), Column(b",", numbers), Column(b",", to_node))
+        return chunk_of(columns)
+
+    for first in range(0, graph.edges, _CHUNK):
+        yield partial(make, first)
+
+
+def _edge_kinds(texts: list[str]) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint32]]:
+    """Per kind of reference that of the snapshot, and the number of its name, 0: its own."""
+    kind_of = np.zeros(len(EDGE_KINDS), np.uint8)
+    fixed = np.zeros(len(EDGE_KINDS), np.uint32)
+    for number, name in enumerate(EDGE_KINDS):
+        kind_of[number] = _EDGE[_EDGE_TYPE_OF.get(name, "internal")]
+        if name in _CALLED:
+            fixed[number] = len(texts)
+            texts.append(_CALLED[name])
+    return kind_of, fixed
+
+
+def _from_unreachable(graph: Graph) -> npt.NDArray[np.int64]:
+    """References of what no root leads to, to what one does: they keep nothing."""
+    sources = np.flatnonzero(~graph.reachable)
+    starts, counts = graph.indptr[sources], np.diff(graph.indptr)[sources]
+    inside = np.arange(int(counts.sum())) - np.repeat(np.cumsum(counts) - counts, counts)
+    edges = np.repeat(starts, counts) + inside
+    found: npt.NDArray[np.int64] = edges[graph.reachable[graph.targets[edges]]]
     return found

@@ -7,7 +7,8 @@ depend on how much there is.
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
 
@@ -19,6 +20,13 @@ from tracer.heap.build import built
 
 PIECE_BYTES = 4 << 20
 """So much text is made at a time."""
+
+Write = Callable[[bytes | memoryview], None]
+Progress = Callable[[int, int], None]
+"""Told of rows done, and of all."""
+
+Chunk = Callable[[], tuple[int, list[bytes]]]
+"""Makes the text of some rows: how many, and the pieces."""
 
 _DIGITS = 20  # of the greatest number, and text/rows.c's
 
@@ -88,9 +96,7 @@ def format_rows(columns: Sequence[Column]) -> Iterator[bytes | memoryview]:
 
     Columns with values are of one length. Raises BackendUnavailable without a compiler.
     """
-    arrays = [
-        None if one.values is None else np.ascontiguousarray(one.values) for one in columns
-    ]
+    arrays = [None if one.values is None else np.ascontiguousarray(one.values) for one in columns]
     lengths = {len(one) for one in arrays if one is not None}
     if len(lengths) != 1:
         raise InternalError("rows of columns of different lengths")
@@ -129,3 +135,28 @@ def _packed(column: Column, values: npt.NDArray[np.unsignedinteger] | None) -> _
         packed.starts, packed.text = texts.starts.ctypes.data, texts.joined
         packed.texts, packed.longest = len(texts), texts.longest
     return packed
+
+
+def chunk_of(columns: Sequence[Column]) -> tuple[int, list[bytes]]:
+    """What a Chunk gives: the text of these rows, kept."""
+    rows = next(len(one.values) for one in columns if one.values is not None)
+    return rows, [bytes(piece) for piece in format_rows(columns)]
+
+
+def write_chunks(chunks: Iterable[Chunk], write: Write, tell: Callable[[int], None]) -> None:
+    """Make two chunks at a time and write them in their order; ``tell`` of each one's rows."""
+    with ThreadPoolExecutor(max_workers=2) as pool:
+        waiting: list[Future[tuple[int, list[bytes]]]] = []
+
+        def put() -> None:
+            rows, pieces = waiting.pop(0).result()
+            for piece in pieces:
+                write(piece)
+            tell(rows)
+
+        for chunk in chunks:
+            waiting.append(pool.submit(chunk))
+            if len(waiting) > 2:
+                put()
+        while waiting:
+            put()

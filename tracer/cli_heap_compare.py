@@ -1,0 +1,50 @@
+"""The commands that compare heap dumps, and give them to other programs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from tracer.cli_heap import say_json
+from tracer.cli_options import PATH, TRACE
+
+
+@click.command()
+@click.argument("file", type=TRACE, metavar="FILE")
+@click.option(
+    "--format", "form", type=click.Choice(["heapsnapshot", "csv", "json"]), required=True,
+    help="heapsnapshot: for Chrome's DevTools and memlab. csv: a table. json: JSON lines.",
+)  # fmt: skip
+@click.option(
+    "-o", "--output", "path", type=PATH, required=True, metavar="OUTPUT", help="The file to write."
+)
+@click.option("--references", is_flag=True, help="csv: a row for each reference, not object.")
+@click.option("--force", is_flag=True, help="Replace OUTPUT if it exists.")
+@click.option("--json", "as_json", is_flag=True, help="Say what was written as one JSON object.")
+@click.option("-q", "--quiet", is_flag=True, help="No progress bars.")
+def export(file: Path, form: str, path: Path, as_json: bool, quiet: bool, **how: Any) -> None:
+    """Write a dump in a form that other programs read.
+
+    Its objects, with what each takes and keeps alive, and their references. A
+    .heapsnapshot is opened in Chrome under DevTools, Memory, Load.
+    """
+    from probes.errors import UsageError
+    from tracer.heap.export import export as do_export
+    from tracer.heap_compare_view import export_lines
+    from tracer.heap_view import progress_bars
+    from tracer.watch import say
+
+    if how["references"] and form != "csv":
+        raise UsageError(f"--references is for csv: {form} has them anyway", hint="Leave it out.")
+    form = "csv-references" if how["references"] else form
+    with progress_bars(shown=not (quiet or as_json)) as progress:
+        result = do_export(file, path, form, force=how["force"], progress=progress)
+    if as_json:
+        say_json(result)
+    else:
+        say("\n".join(export_lines(result)))
+
+
+COMMANDS: tuple[click.Command, ...] = (export,)

@@ -123,7 +123,7 @@ def test_what_a_set_of_nodes_keeps(code: Library, case: Case, data: st.DataObjec
     live = reached(case)
     group = data.draw(st.lists(st.integers(0, 3), min_size=case.nodes, max_size=case.nodes))
     found = code.dominators(case.rows, np.array(case.roots, np.int32), np.array(case.sizes))
-    totals = code.grouped(found, np.array(group, np.uint32), 3).tolist()
+    totals = code.grouped(found, np.array(group, np.uint32), 3).retained.tolist()
     for number, total in enumerate(totals):
         members = [node for node in range(case.nodes) if group[node] == number]
         expected: set[int] = set()
@@ -137,6 +137,25 @@ def test_what_a_set_of_nodes_keeps(code: Library, case: Case, data: st.DataObjec
         assert total == sum(case.sizes[node] for node in expected) + lost
         left = code.reached(case.rows, np.array(case.roots, np.int32), np.array(members, np.int32))
         assert set(np.flatnonzero(left).tolist()) == reached(case, without=members)
+
+
+@settings(max_examples=100, deadline=None)
+@given(case=cases(most=25), data=st.data())
+def test_a_group_takes_what_its_members_dominate(
+    code: Library, case: Case, data: st.DataObject
+) -> None:
+    group = data.draw(st.lists(st.integers(0, 5), min_size=case.nodes, max_size=case.nodes))
+    found = code.dominators(case.rows, np.array(case.roots, np.int32), np.array(case.sizes))
+    taken = code.grouped(found, np.array(group, np.uint32), 3, inherit=True)
+    for node in range(case.nodes):
+        above = _above(found.idom.tolist(), node)
+        expected = [group[one] for one in above if group[one] < 3]
+        if expected:
+            assert taken.group[node] == expected[0]
+        else:
+            assert taken.group[node] >= 3
+        inside = [int(taken.group[one]) for one in above]
+        assert taken.top[node] == (inside[0] < 3 and inside[0] not in inside[1:])
 
 
 def _above(idom: list[int], node: int) -> list[int]:
@@ -299,4 +318,4 @@ def test_a_path_of_a_million_nodes_needs_no_deep_stack(code: Library) -> None:
     found = code.dominators(rows, np.zeros(1, np.int32), np.ones(nodes, np.uint64))
     assert found.retained.tolist() == list(range(nodes, 0, -1))
     group = np.zeros(nodes, np.uint32)
-    assert code.grouped(found, group, 1).tolist() == [nodes]
+    assert code.grouped(found, group, 1).retained.tolist() == [nodes]

@@ -20,20 +20,21 @@ import numpy as np
 import numpy.typing as npt
 
 from probes.errors import InternalError
-from tracer.heap.graph_code import Dominators, Labels, Library, Rows, library
-from tracer.heap.model import BORROWED, LABEL_KINDS, Heap
+from tracer.heap.graph_code import Dominators, Groups, Labels, Library, Rows, library
+from tracer.heap.model import BORROWED, LABEL_KINDS, TAILS, Heap
 
 EDGE_KINDS = (*LABEL_KINDS, "type")
 """What a reference is, by number: a dump's kinds, and that of an instance to its type."""
 
-ELEMENT, KEY, VALUE, WEAK, TYPE = (
-    EDGE_KINDS.index(name) for name in ("element", "key", "value", "weak", "type")
+ELEMENT, KEY, VALUE, DICT, AGAIN, WEAK, TYPE = (
+    EDGE_KINDS.index(name) for name in ("element", "key", "value", "dict", "again", "weak", "type")
 )
+_ELEMENTS = "elements"
 FRAME, HELD, IMMORTAL = "frame", "C code", "immortal"
 """Kinds of roots beside those that a dump names (``meta.root_kinds``)."""
 
-_PLAIN = frozenset({"interpreter", "thread", "static variable"})
-"""Roots of a dump that a person can follow; the rest keeps caches."""
+_PLAIN, _STATIC = frozenset({"interpreter", "thread"}), "static variable"
+"""Roots of a dump that a person can follow, and those of C code; the rest keeps caches."""
 
 
 class Label(NamedTuple):
@@ -73,6 +74,7 @@ class Graph:
             raise InternalError("a graph is made of a heap that was read from a file")
         self.heap = heap
         self._code = code or library()
+        self._shapes: dict[int, tuple[tuple[Label, ...], str]] = {}
 
     @classmethod
     def of(cls, heap: Heap) -> Self:
@@ -182,12 +184,16 @@ class Graph:
     @cached_property
     def _tiers(self) -> list[npt.NDArray[np.int32]]:
         columns = self.heap.columns
-        kinds = np.array([kind in _PLAIN for kind in self._root_kinds], bool)
-        plain = kinds[columns["root_kind"]]
+        named = np.array([kind in _PLAIN for kind in self._root_kinds], bool)
+        static = np.array([kind == _STATIC for kind in self._root_kinds], bool)
+        kinds, nodes = columns["root_kind"], columns["root_node"]
         frames = columns["reference_node"][self._frame_keeps]
         held = columns["excess_node"][columns["excess"] > 0]
-        rest = (columns["root_node"][~plain], columns["immortal_node"])
-        tiers = ((columns["root_node"][plain], frames), (held,), rest)
+        tiers = (
+            (nodes[named[kinds]], frames),
+            (nodes[static[kinds]], held),
+            (nodes[~(named | static)[kinds]], columns["immortal_node"]),
+        )
         return [np.concatenate(tier).astype(np.int32) for tier in tiers]
 
     @property
@@ -215,24 +221,54 @@ class Graph:
             )
         ]  # fmt: skip
         yield from (one for one in named if one.kind in _PLAIN)
-        for row in np.flatnonzero((columns["reference_node"] == node) & self._frame_keeps).tolist():
-            kind = EDGE_KINDS[columns["reference_kind"][row]]
-            name = strings[columns["reference_name"][row]]
-            yield Root(FRAME, name, int(columns["reference_frame"][row]), kind)
+        yield from self._frame_reasons(node)
+        yield from (one for one in named if one.kind == _STATIC)
         if np.any((columns["excess_node"] == node) & (columns["excess"] > 0)):
             yield Root(HELD, "", -1, "")
-        yield from (one for one in named if one.kind not in _PLAIN)
+        yield from (one for one in named if one.kind not in _PLAIN and one.kind != _STATIC)
         if np.any(columns["immortal_node"] == node):
             yield Root(IMMORTAL, "", -1, "")
 
-    def label(self, edge: int) -> Label:
-        """What reference number ``edge`` is called."""
-        kind, number = int(self.labels.kinds[edge]), int(self.labels.numbers[edge])
-        if kind in {ELEMENT, KEY}:
-            return Label(EDGE_KINDS[kind], "", number, -1)
-        if kind == VALUE:
-            return Label(EDGE_KINDS[kind], "", -1, number)
-        return Label(EDGE_KINDS[kind], self.heap.strings[number], -1, -1)
+    def _frame_reasons(self, node: int) -> Iterator[Root]:
+        columns = self.heap.columns
+        for row in np.flatnonzero((columns["reference_node"] == node) & self._frame_keeps).tolist():
+            kind = EDGE_KINDS[columns["reference_kind"][row]]
+            name = self.heap.strings[columns["reference_name"][row]]
+            yield Root(FRAME, name, int(columns["reference_frame"][row]), kind)
+
+    def label(self, edge: int, source: int | None = None) -> Label:
+        """What reference number ``edge`` is called. ``source``: whose it is, where known."""
+        node = self.source(edge) if source is None else source
+        head, tail = self._shape(int(self.heap.columns["shape"][node]))
+        place = edge - int(self.indptr[node])
+        if place < len(head):
+            return head[place]
+        place -= len(head)
+        kind = self.heap.types[self.heap.columns["type"][node]]
+        if kind.heap and edge + 1 == self.indptr[node + 1]:
+            return Label(EDGE_KINDS[TYPE], "", -1, -1)
+        if tail == _ELEMENTS:
+            return Label(EDGE_KINDS[ELEMENT], "", place, -1)
+        if place % 2:
+            return Label(EDGE_KINDS[VALUE], "", -1, int(self.targets[edge - 1]))
+        return Label(EDGE_KINDS[KEY], "", place // 2, -1)
+
+    def _shape(self, shape: int) -> tuple[tuple[Label, ...], str]:
+        """The labels of a shape that keep their targets, and what follows them."""
+        if shape not in self._shapes:
+            columns = self.heap.columns
+            first = int(self._shape_first[shape])
+            rows = slice(first, first + int(columns["shape_count"][shape]))
+            head = tuple(
+                Label(EDGE_KINDS[kind], self.heap.strings[name], -1, -1)
+                for kind, name in zip(
+                    columns["label_kind"][rows].tolist(), columns["label_name"][rows].tolist(),
+                    strict=True,
+                )
+                if not kind & BORROWED and kind not in {WEAK, AGAIN}
+            )  # fmt: skip
+            self._shapes[shape] = head, TAILS[columns["shape_tail"][shape] & ~BORROWED]
+        return self._shapes[shape]
 
     def source(self, edge: int) -> int:
         """The node that has reference number ``edge``."""
@@ -252,19 +288,36 @@ class Graph:
             at = int(self.before[at])
         return found[::-1]
 
-    def together(self, group: npt.NDArray[np.uint32], groups: int) -> npt.NDArray[np.uint64]:
-        """u64 (groups): bytes that the members of each group keep alive together.
+    def grouped(
+        self, group: npt.NDArray[np.uint32], groups: int, *, inherit: bool = False
+    ) -> Groups:
+        """What the members of groups keep alive. ``group``: u32 (n); from ``groups`` on: none.
 
-        ``group``: u32 (n), each node's group; numbers from ``groups`` on are no group.
+        ``retained`` u64 (groups): the retained bytes of members that no other member
+        dominates; ``top`` bool (n): which these are; ``group`` u32 (n): as given, or, with
+        ``inherit``, nodes of no group in that of the nearest dominator that has one.
         """
-        return self._code.grouped(self.dominators, group, groups)
+        return self._code.grouped(self.dominators, group, groups, inherit=inherit)
+
+    def kept_by(self, nodes: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
+        """Which nodes (bool, n) would go if all of ``nodes`` went, these included.
+
+        That is more than what each of them retains: what several share is among it.
+        """
+        live = self.reachable
+        found: npt.NDArray[np.bool_] = live & ~self._code.reached(self.rows, self.roots, nodes)
+        return found
+
+    @cached_property
+    def _shape_first(self) -> npt.NDArray[np.uint64]:
+        count = self.heap.columns["shape_count"].astype(np.uint64)
+        return np.cumsum(count, dtype=np.uint64) - count
 
     def _columns(self) -> dict[str, npt.NDArray[Any]]:
         columns, types = self.heap.columns, self.heap.types
-        count = columns["shape_count"].astype(np.uint64)
         return {
             **columns,
-            "shape_first": np.cumsum(count, dtype=np.uint64) - count,
+            "shape_first": self._shape_first,
             "type_node": np.array([one.node for one in types], np.uint32),
             "type_heap": np.array([one.heap for one in types], np.uint8),
         }

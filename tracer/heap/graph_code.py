@@ -76,6 +76,14 @@ class Dominators(NamedTuple):
     garbage: int
 
 
+class Groups(NamedTuple):
+    """What groups of nodes keep: see ``graph_grouped`` in graph/graph.h."""
+
+    retained: npt.NDArray[np.uint64]
+    top: npt.NDArray[np.bool_]
+    group: npt.NDArray[np.uint32]
+
+
 class Library:
     """The compiled graph. Raises DamagedHeapDump where arrays do not hold, MemoryError."""
 
@@ -87,7 +95,7 @@ class Library:
             ("graph_targets", (pointer,) * 5),
             ("graph_reverse", (pointer,) * 3),
             ("graph_dominators", (pointer, pointer, u64, pointer, pointer, pointer, pointer)),
-            ("graph_grouped", (u64, pointer, pointer, pointer, u64, pointer)),
+            ("graph_grouped", (u64, *(pointer,) * 3, u64, ctypes.c_bool, pointer, pointer)),
             ("graph_ways", (pointer, pointer, pointer, u64, pointer)),
             ("graph_reached", (pointer, pointer, u64, pointer)),
         ):
@@ -159,20 +167,28 @@ class Library:
         return Dominators(idom, retained, int(sums[0]), int(sums[1]))
 
     def grouped(
-        self, found: Dominators, group: npt.NDArray[np.uint32], groups: int
-    ) -> npt.NDArray[np.uint64]:
-        """Bytes that each group's members keep together; a number ≥ ``groups`` is no group."""
-        group = np.ascontiguousarray(group, np.uint32)
+        self,
+        found: Dominators,
+        group: npt.NDArray[np.uint32],
+        groups: int,
+        *,
+        inherit: bool = False,
+    ) -> Groups:
+        """What the members of each group keep; a number ≥ ``groups`` is no group.
+
+        ``inherit``: nodes of no group join that of their immediate dominator.
+        """
+        group = np.array(group, np.uint32)
         if len(group) != len(found.idom):
             raise InternalError("groups of other nodes than there are")
-        total = np.zeros(groups, np.uint64)
+        total, top = np.empty(groups, np.uint64), np.empty(len(group), np.uint8)
         _check(
             self._calls.graph_grouped(
                 len(group), found.idom.ctypes.data, found.retained.ctypes.data,
-                group.ctypes.data, groups, total.ctypes.data,
+                group.ctypes.data, groups, inherit, total.ctypes.data, top.ctypes.data,
             )
         )  # fmt: skip
-        return total
+        return Groups(total, top.view(np.bool_), group)
 
     def ways(self, rows: Rows, tiers: Sequence[npt.NDArray[np.int32]]) -> npt.NDArray[np.int32]:
         """The node before each on a shortest way from the roots, the first tier's if it can be."""

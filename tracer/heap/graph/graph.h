@@ -66,10 +66,11 @@ API int graph_reverse(const struct rows *rows, i64 *indptr, i32 *sources);
 API int graph_dominators(const struct rows *rows, const i32 *roots, u64 count, const u64 *sizes,
                          i32 *idom, u64 *retained, u64 *sums);
 
-/* Of each group of nodes the bytes that all its members together keep alive: the retained
- * bytes of those that no other member dominates. Nodes of groups from `groups` on are in none. */
-API int graph_grouped(u64 nodes, const i32 *idom, const u64 *retained, const u32 *group,
-                      u64 groups, u64 *bytes);
+/* Of each group of nodes the retained bytes of those members that no other member dominates;
+ * those are marked in `top`. Nodes of groups from `groups` on are in none. With `inherit`,
+ * they are first put into the group of their immediate dominator. */
+API int graph_grouped(u64 nodes, const i32 *idom, const u64 *retained, u32 *group, u64 groups,
+                      bool inherit, u64 *bytes, u8 *top);
 
 /* The node before each on a shortest way from the roots; `nodes` before a root, -1 where
  * there is none. What the first `ends[0]` roots lead to is found first, then what those up

@@ -20,39 +20,59 @@ static bool tree_new(struct tree *tree, u64 nodes, u64 groups)
     return true;
 }
 
-/* Goes through one tree, down and up. A node is entered once, so a damaged tree ends, too. */
-static void go(struct tree *tree, u64 nodes, const i32 *idom, const u64 *retained,
-               const u32 *group, u64 groups, u64 *bytes, u32 top)
+struct groups {
+    u64 nodes, count;
+    const i32 *idom;
+    const u64 *retained;
+    u32 *group;
+    bool inherit;
+    u64 *bytes;
+    u8 *top;
+};
+
+static void enter(struct tree *tree, struct groups *groups, u32 at)
 {
-    u32 at = tree->child[top];
+    u32 *own = &groups->group[at];
+    if (groups->inherit && *own >= groups->count && (u64)groups->idom[at] < groups->nodes)
+        *own = groups->group[groups->idom[at]];
+    if (*own >= groups->count || tree->open[*own]++)
+        return;
+    groups->bytes[*own] += groups->retained[at];
+    groups->top[at] = 1;
+}
+
+/* Goes through one tree, down and up. A node is entered once, so a damaged tree ends, too. */
+static void go(struct tree *tree, struct groups *groups, u32 root)
+{
+    u32 at = tree->child[root];
     while (at != NONE) {
-        u32 own = group[at];
-        if (own < groups && !tree->open[own]++)
-            bytes[own] += retained[at];
+        enter(tree, groups, at);
         if (tree->child[at] != NONE) {
             at = tree->child[at];
             continue;
         }
         for (;;) {
-            if (group[at] < groups)
-                tree->open[group[at]]--;
+            if (groups->group[at] < groups->count)
+                tree->open[groups->group[at]]--;
             if (tree->sibling[at] != NONE) {
                 at = tree->sibling[at];
                 break;
             }
-            at = (u32)idom[at];
-            if (at >= nodes)
+            at = (u32)groups->idom[at];
+            if (at >= groups->nodes)
                 return;
         }
     }
 }
 
-int graph_grouped(u64 nodes, const i32 *idom, const u64 *retained, const u32 *group, u64 groups,
-                  u64 *bytes)
+int graph_grouped(u64 nodes, const i32 *idom, const u64 *retained, u32 *group, u64 groups,
+                  bool inherit, u64 *bytes, u8 *top)
 {
+    struct groups all = {nodes, groups, idom, retained, group, inherit, bytes, top};
     struct tree tree = {0};
     int status = tree_new(&tree, nodes, groups) ? GRAPH_OK : GRAPH_NO_MEMORY;
     memset(bytes, 0, groups * sizeof *bytes);
+    memset(top, 0, nodes);
     for (u64 node = nodes; status == GRAPH_OK && node-- > 0;) {
         if (idom[node] < 0 || (u64)idom[node] > nodes + 1) {
             status = GRAPH_DAMAGED;
@@ -61,8 +81,8 @@ int graph_grouped(u64 nodes, const i32 *idom, const u64 *retained, const u32 *gr
         tree.sibling[node] = tree.child[idom[node]];
         tree.child[idom[node]] = (u32)node;
     }
-    for (u64 top = nodes; status == GRAPH_OK && top < nodes + 2; top++)
-        go(&tree, nodes, idom, retained, group, groups, bytes, (u32)top);
+    for (u64 root = nodes; status == GRAPH_OK && root < nodes + 2; root++)
+        go(&tree, &all, (u32)root);
     free(tree.child);
     free(tree.sibling);
     free(tree.open);

@@ -1,0 +1,203 @@
+"""Which objects of two dumps are the same: the address alone does not say.
+
+An address is used again, often at once and for the same type. Two objects at one address
+count as the same only if
+
+* the dumps are of one process (``same_process``),
+* their types are the same, which are at the same address and of the same name,
+* what never changes agrees: the length of ``str`` and ``bytes``, their text where both dumps
+  have it, the size of an ``int``, and each reference of a tuple, frozenset, bound method,
+  slice or range,
+* and a way of references leads to it from a root that both dumps have, of which each step
+  is in both: the same object refers to it.
+
+Of the first three it is certain that what differs is another object. The last is a rule of
+thumb: an object that moved from one container to another counts as gone and new; one that
+was replaced by another of its type, which by chance stands at the same address and is
+referred to by the same object, counts as the same.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from dataclasses import dataclass
+from functools import cache, cached_property
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from probes.errors import ParkscopeError
+from tracer.heap.build import built
+from tracer.heap.graph import Graph
+from tracer.heap.model import Heap
+from tracer.heap.node_names import lengths
+from tracer.heap.roots import frame_roots
+
+NONE = -1
+_FIXED_REFERENCES = frozenset({"tuple", "frozenset", "method", "slice", "range"})
+_FIXED_SIZE = frozenset({"int", "tuple", "frozenset"})
+
+
+class _Rows(ctypes.Structure):
+    """struct rows, match/match.c."""
+
+    _fields_ = (
+        ("nodes", ctypes.c_uint64), ("indptr", ctypes.c_void_p), ("targets", ctypes.c_void_p),
+    )  # fmt: skip
+
+
+@cache
+def _library() -> ctypes.CDLL:
+    code = ctypes.CDLL(str(built("match")))
+    rows, pointer = ctypes.POINTER(_Rows), ctypes.c_void_p
+    code.match_fixed.restype = ctypes.c_uint64
+    code.match_fixed.argtypes = (rows, rows, pointer, pointer)
+    code.match_ways.argtypes = (rows, rows, pointer, pointer, ctypes.c_uint64, pointer)
+    return code
+
+
+@dataclass(frozen=True, slots=True)
+class Side:
+    """One dump: its graph, and what is asked of it more than once."""
+
+    graph: Graph
+    length: npt.NDArray[np.uint32]
+
+    @classmethod
+    def of(cls, heap: Heap) -> Side:
+        """The side of a heap that was read from a file."""
+        graph = Graph.of(heap)
+        return cls(graph, lengths(graph))
+
+
+def same_process(first: Heap, second: Heap) -> bool:
+    """Whether two dumps are surely of one process that ran one program in between."""
+    keys = ("pid", "process")
+    one, other = ([heap.meta.get(key) for key in keys] for heap in (first, second))
+    return None not in one and one == other
+
+
+class Matching:
+    """The objects that two dumps share. Memory: 10 bytes for each object of both."""
+
+    def __init__(self, first: Side, second: Side) -> None:
+        self.first, self.second = first, second
+
+    @cached_property
+    def pair(self) -> npt.NDArray[np.int32]:
+        """int32, for each object of the first dump: which it is in the second, or -1."""
+        rows = [_rows(side.graph) for side in (self.first, self.second)]
+        pair = self._candidates()
+        fixed = np.array([one.name in _FIXED_REFERENCES for one in self._heap.types], np.uint8)
+        kinds = fixed[self._heap.columns["type"]]
+        code = _library()
+        code.match_fixed(*map(ctypes.byref, rows), kinds.ctypes.data, pair.ctypes.data)
+        roots = np.ascontiguousarray(self._roots(pair), np.int32)
+        same = np.zeros(len(pair), np.uint8)
+        if code.match_ways(
+            *map(ctypes.byref, rows), pair.ctypes.data, roots.ctypes.data, len(roots),
+            same.ctypes.data,
+        ):  # fmt: skip
+            raise ParkscopeError(
+                "the memory to compare two dumps could not be had",
+                hint="Close other programs, or try later.",
+            )
+        pair[same == 0] = NONE
+        return pair
+
+    @cached_property
+    def back(self) -> npt.NDArray[np.int32]:
+        """int32, for each object of the second dump: which it was in the first, or -1."""
+        found = np.full(self.second.graph.nodes, NONE, np.int32)
+        nodes = np.flatnonzero(self.pair != NONE)
+        found[self.pair[nodes]] = nodes
+        return found
+
+    @property
+    def _heap(self) -> Heap:
+        return self.first.graph.heap
+
+    def _candidates(self) -> npt.NDArray[np.int32]:
+        """Pairs at one address, of one type, that agree in what never changes."""
+        one, other = self._heap, self.second.graph.heap
+        addresses = other.columns["address"]
+        pair = np.searchsorted(addresses, one.columns["address"]).astype(np.int32)
+        pair[pair == len(addresses)] = 0
+        if not len(addresses) or not len(pair):
+            return np.full(len(pair), NONE, np.int32)
+        agrees = addresses[pair] == one.columns["address"]
+        types = _same_types(one, other)
+        kinds = one.columns["type"]
+        agrees &= types[kinds] == other.columns["type"][pair]
+        agrees &= self.first.length == self.second.length[pair]
+        sized = np.array([kind.name in _FIXED_SIZE for kind in one.types], bool)[kinds]
+        agrees &= ~sized | (one.columns["size"] == other.columns["size"][pair])
+        agrees &= _same_texts(one, other, pair)
+        pair[~agrees] = NONE
+        return pair
+
+    def _roots(self, pair: npt.NDArray[np.int32]) -> npt.NDArray[Any]:
+        """Objects (of the first dump) that both dumps have as a root, for one reason."""
+        one, other = self._heap, self.second.graph.heap
+        found = []
+        for name in ("immortal", "held"):
+            nodes, others = _outside(one, name), _outside(other, name)
+            found.append(nodes[np.isin(pair[nodes], others)])
+        kinds = one.columns["root_kind"], other.columns["root_kind"]
+        for kind in np.unique(kinds[0]).tolist():
+            nodes = one.columns["root_node"][kinds[0] == kind]
+            others = other.columns["root_node"][kinds[1] == kind]
+            found.append(nodes[np.isin(pair[nodes], others)])
+        there = _in_frames(other)
+        local = [node for node, keys in _in_frames(one).items()
+                 if keys & there.get(int(pair[node]), frozenset())]  # fmt: skip
+        return np.concatenate([*found, np.array(local, np.int64)])
+
+
+def _rows(graph: Graph) -> _Rows:
+    return _Rows(graph.nodes, graph.indptr.ctypes.data, graph.targets.ctypes.data)
+
+
+def _same_types(one: Heap, other: Heap) -> npt.NDArray[np.int64]:
+    """For each type the number that it has in the other dump, or -1."""
+
+    def keys(heap: Heap) -> list[tuple[int, str, bool]]:
+        addresses = heap.columns["address"]
+        return [(int(addresses[kind.node]), kind.name, kind.heap) for kind in heap.types]
+
+    numbers = {key: number for number, key in enumerate(keys(other))}
+    return np.array([numbers.get(key, NONE) for key in keys(one)] or [NONE], np.int64)
+
+
+def _same_texts(one: Heap, other: Heap, pair: npt.NDArray[np.int32]) -> npt.NDArray[np.bool_]:
+    """False where both dumps have the text of an object, and it is not the same."""
+    agrees = np.ones(len(pair), bool)
+    number = {text: at for at, text in enumerate(other.strings)}
+    known = np.array([number.get(text, NONE) for text in one.strings] or [NONE], np.int64)
+    text = np.full(other.nodes, NONE, np.int64)
+    text[other.columns["text_node"]] = other.columns["text"]
+    nodes = one.columns["text_node"]
+    there = text[pair[nodes]]
+    agrees[nodes] = (there == NONE) | (there == known[one.columns["text"]])
+    return agrees
+
+
+def _outside(heap: Heap, name: str) -> npt.NDArray[Any]:
+    columns = heap.columns
+    if name == "immortal":
+        return columns["immortal_node"]
+    return columns["excess_node"][columns["excess"] > 0]
+
+
+def _in_frames(heap: Heap) -> dict[int, frozenset[tuple[Any, ...]]]:
+    """Per object the frames' variables that keep it: thread, function, file, name."""
+    found: dict[int, set[tuple[Any, ...]]] = {}
+    for frame, name, node in frame_roots(heap):
+        where = heap.frames[frame]
+        number = where.get("thread", -1)
+        thread = heap.threads[number] if 0 <= number < len(heap.threads) else {}
+        key = (thread.get("native_id"), where.get("function"), where.get("file"),
+               heap.strings[name])  # fmt: skip
+        found.setdefault(node, set()).add(key)
+    return {node: frozenset(keys) for node, keys in found.items()}

@@ -239,7 +239,7 @@ class Graph:
     def label(self, edge: int, source: int | None = None) -> Label:
         """What reference number ``edge`` is called. ``source``: whose it is, where known."""
         node = self.source(edge) if source is None else source
-        head, tail = self._shape(int(self.heap.columns["shape"][node]))
+        head, tail = self.head(node)
         place = edge - int(self.indptr[node])
         if place < len(head):
             return head[place]
@@ -253,8 +253,15 @@ class Graph:
             return Label(EDGE_KINDS[VALUE], "", -1, int(self.targets[edge - 1]))
         return Label(EDGE_KINDS[KEY], "", place // 2, -1)
 
-    def _shape(self, shape: int) -> tuple[tuple[Label, ...], str]:
-        """The labels of a shape that keep their targets, and what follows them."""
+    def tail(self, node: int) -> tuple[int, int]:
+        """The first of a node's elements or keys, and the end, as numbers of references."""
+        end = int(self.indptr[node + 1])
+        end -= self.heap.types[self.heap.columns["type"][node]].heap
+        return min(int(self.indptr[node]) + len(self.head(node)[0]), end), end
+
+    def head(self, node: int) -> tuple[tuple[Label, ...], str]:
+        """The labels of a node's first references, and what follows them (TAILS)."""
+        shape = int(self.heap.columns["shape"][node])
         if shape not in self._shapes:
             columns = self.heap.columns
             first = int(self._shape_first[shape])
@@ -267,7 +274,7 @@ class Graph:
                 )
                 if not kind & BORROWED and kind not in {WEAK, AGAIN}
             )  # fmt: skip
-            self._shapes[shape] = head, TAILS[columns["shape_tail"][shape] & ~BORROWED]
+            self._shapes[shape] = head, TAILS[int(columns["shape_tail"][shape]) & ~BORROWED]
         return self._shapes[shape]
 
     def source(self, edge: int) -> int:

@@ -47,4 +47,31 @@ def export(file: Path, form: str, path: Path, as_json: bool, quiet: bool, **how:
         say("\n".join(export_lines(result)))
 
 
-COMMANDS: tuple[click.Command, ...] = (export,)
+@click.command()
+@click.argument("first", type=TRACE, metavar="A")
+@click.argument("second", type=TRACE, metavar="B")
+@click.option("-n", "--limit", type=click.IntRange(1), default=10, show_default=True,
+              help="How many of each list.")  # fmt: skip
+@click.option("--type", "only", metavar="NAME", help="List the objects of this type, too.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object.")
+@click.option("-q", "--quiet", is_flag=True, help="No progress bars.")
+def diff(first: Path, second: Path, as_json: bool, quiet: bool, **how: Any) -> None:
+    """Say what became more from dump A to dump B of one process, and who keeps it.
+
+    Threads by where they stand, containers that gained items, new objects by their type
+    and keeper, and all types. Dumps of different processes are compared by type only.
+    """
+    from tracer.heap.diff import diff as find_diff
+    from tracer.heap_compare_view import diff_lines
+    from tracer.heap_view import progress_bars
+    from tracer.watch import say
+
+    with progress_bars(shown=not (quiet or as_json)) as progress:
+        found = find_diff(first, second, limit=how["limit"], only=how["only"], progress=progress)
+    if as_json:
+        say_json(found)
+    else:
+        say("\n".join(diff_lines(found)))
+
+
+COMMANDS: tuple[click.Command, ...] = (diff, export)

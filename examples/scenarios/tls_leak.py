@@ -44,7 +44,7 @@ def handle(log: Log, context: ssl.SSLContext, connection: socket.socket) -> None
 
 def accept(log: Log, context: ssl.SSLContext, server: socket.socket, ending: list[bool]) -> None:
     """A thread for each peer."""
-    threads = []
+    threads: list[threading.Thread] = []
     while True:
         with log.wait("io", "accept"):
             connection, _ = server.accept()
@@ -53,7 +53,7 @@ def accept(log: Log, context: ssl.SSLContext, server: socket.socket, ending: lis
             break
         thread = threading.Thread(target=handle, args=(log, context, connection), daemon=True)
         thread.start()
-        threads.append(thread)
+        threads = [*filter(threading.Thread.is_alive, threads), thread]
     join(log, threads)
 
 

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import click
 
 from probes.errors import InternalError, ParkscopeError
-from tracer import cli_heap, cli_heap_compare, cli_look, cli_watch
+from tracer import cli_heap, cli_look, cli_watch
 from tracer.escape import terminal
 from tracer.version import VERSION
 
@@ -52,8 +52,6 @@ def cli() -> None:
     """  # noqa: D301 the \\b is click's mark for a paragraph to be left as it is
 
 
-for _command in cli_heap_compare.COMMANDS:
-    cli_heap.heap.add_command(_command)
 for _command in (*cli_watch.COMMANDS, *cli_look.COMMANDS, *cli_heap.COMMANDS):
     cli.add_command(_command)
 

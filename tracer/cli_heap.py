@@ -7,6 +7,8 @@ from typing import Any
 
 import click
 
+from tracer.cli_heap_compare import diff, export, leaks
+from tracer.cli_heap_graph import path, retainers, say_json, top_of_graph
 from tracer.cli_options import PATH, PID, TRACE, Duration
 
 
@@ -73,15 +75,26 @@ def info(file: Path, as_json: bool) -> None:
 @heap.command()
 @click.argument("file", type=TRACE, metavar="FILE")
 @click.option("-n", "--limit", type=click.IntRange(1), default=30, show_default=True,
-              help="How many types.")  # fmt: skip
+              help="How many rows.")  # fmt: skip
 @click.option("--by-count", is_flag=True, help="The most numerous first, not the largest.")
-@click.option("--json", "as_json", is_flag=True, help="JSON, one object per type.")
-def top(file: Path, limit: int, by_count: bool, as_json: bool) -> None:
-    """List the types of a dump by what their objects take, themselves and nothing else."""
+@click.option("--retained", is_flag=True, help="By what their objects alone keep alive.")
+@click.option("--by", type=click.Choice(["type", "module"]), default="type", show_default=True,
+              help="What is added up; modules by what they keep alive.")  # fmt: skip
+@click.option("--json", "as_json", is_flag=True, help="JSON, one object per row.")
+def top(file: Path, limit: int, by_count: bool, retained: bool, by: str, as_json: bool) -> None:
+    """List the types of a dump by what their objects take, themselves and nothing else.
+
+    With --retained, by what would go with them; with --by module, so for modules.
+    """
     from tracer.heap.summary import top as find_top
     from tracer.heap_view import top_lines
     from tracer.watch import say
 
+    if retained or by == "module":
+        if by_count:
+            raise click.UsageError("--by-count goes with neither --retained nor --by module")
+        top_of_graph(file, limit, by, as_json=as_json)
+        return
     rows = find_top(file, limit, by_count)
     if as_json:
         for kind, count, size in rows:
@@ -90,13 +103,9 @@ def top(file: Path, limit: int, by_count: bool, as_json: bool) -> None:
         say("\n".join(top_lines(rows)))
 
 
-def say_json(value: dict[str, object]) -> None:
-    """One line of JSON on stdout."""
-    from collector.sinks.json_lines import printable
-    from collector.trace.lines import dump as as_line
-    from tracer.watch import say
-
-    say(printable(as_line(value)).decode())
-
+heap.add_command(retainers)
+heap.add_command(path)
+for _command in (diff, leaks, export):
+    heap.add_command(_command)
 
 COMMANDS: tuple[click.Command, ...] = (heap,)

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from tracer.cli_heap import say_json
+from tracer.cli_heap_graph import say_json
 from tracer.cli_options import PATH, TRACE
 
 
@@ -74,4 +74,27 @@ def diff(first: Path, second: Path, as_json: bool, quiet: bool, **how: Any) -> N
         say("\n".join(diff_lines(found)))
 
 
-COMMANDS: tuple[click.Command, ...] = (diff, export)
+@click.command()
+@click.argument("paths", type=TRACE, nargs=3, metavar="A B C")
+@click.option("-n", "--limit", type=click.IntRange(1), default=10, show_default=True,
+              help="How many leaks.")  # fmt: skip
+@click.option("--json", "as_json", is_flag=True, help="One JSON object.")
+@click.option("-q", "--quiet", is_flag=True, help="No progress bars.")
+def leaks(paths: tuple[Path, ...], limit: int, as_json: bool, quiet: bool) -> None:
+    """Say what leaks, by three dumps of one process, oldest first.
+
+    What was born between A and B, lives on in C and became more from dump to dump, and
+    who keeps it. What comes and goes is not shown. Let some minutes of ordinary work lie
+    between the dumps; take A when the process has warmed up.
+    """
+    from tracer.heap.leaks import leaks as find_leaks
+    from tracer.heap_compare_view import leak_lines
+    from tracer.heap_view import progress_bars
+    from tracer.watch import say
+
+    with progress_bars(shown=not (quiet or as_json)) as progress:
+        found = find_leaks(paths, limit=limit, progress=progress)
+    if as_json:
+        say_json(found)
+    else:
+        say("\n".join(leak_lines(found)))

@@ -37,6 +37,23 @@ def diff_lines(found: Mapping[str, Any]) -> Iterator[str]:
     yield from _each(found.get("each", ()))
 
 
+def leak_lines(found: Mapping[str, Any]) -> Iterator[str]:
+    """What ``heap leaks`` says."""
+    yield from _heads(found["dumps"])
+    if not found["leaks"]:
+        yield "Nothing that was born between the first two dumps lives on and becomes more."
+    cells = [
+        (units.number(row["born"]), units.number(row["survived"]),
+         f"+{units.number(row['born_later'])}", " → ".join(map(units.number, row["population"])),
+         units.size(row["retained_bytes"]), row["type"], row["name"])
+        for row in found["leaks"]
+    ]  # fmt: skip
+    heads = ("born", "alive", "later", "number", "keep", "type", "kept as")
+    yield from _table("leaks", heads, "nnnnntt", cells)
+    if found["sites"] > len(found["leaks"]):
+        yield f"… and {units.number(found['sites'] - len(found['leaks']))} more: see -n"
+
+
 def _heads(dumps: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     for one in dumps:
         objects, threads = one["objects"], one["threads"]

@@ -23,7 +23,9 @@ _PHASES: Mapping[str, str] = {
     "name": "naming",
     "write": "writing",
     "read": "reading",
-    "graph": "finding who keeps what",
+    "references": "references",
+    "dominators": "who keeps whom",
+    "ways": "ways from roots",
     "compare": "comparing",
     "export": "exporting",
 }

@@ -14,20 +14,14 @@ from tracer.heap.graph import Graph
 from tracer.heap.matching import NONE, Matching, Side, same_process
 from tracer.heap.model import BORROWED, TAIL_STEP, Heap
 from tracer.heap.names import Names
-from tracer.heap.reader import HeapFile
 from tracer.heap.sites import Keepers, Sites
+from tracer.heap.sizes import read_graph
 from tracer.heap.threads import Place, Standing, standing
 
 NOT_ONE_PROCESS = (
     "the dumps are of different processes, or do not say: only types and threads are compared"
 )
 IN_REVERSE = "the second dump was written before the first one"
-
-
-def load(path: Path) -> Side:
-    """One dump to compare. Raises HeapDumpError, OSError."""
-    with HeapFile(path) as file:
-        return Side.of(file.load())
 
 
 def diff(
@@ -40,13 +34,11 @@ def diff(
     BackendUnavailable (no compiler).
     """
     tell = progress or (lambda _phase, _done, _total: None)
-    tell("read", 0, 0)
-    sides = load(first), load(second)
+    sides = Side.of(read_graph(first, tell)), Side.of(read_graph(second, tell))
     one, other = (side.graph.heap for side in sides)
-    tell("graph", 0, 0)
     found: dict[str, Any] = {
-        "first": _about(first, sides[0].graph),
-        "second": _about(second, sides[1].graph),
+        "first": about(first, sides[0].graph),
+        "second": about(second, sides[1].graph),
         "same_process": same_process(one, other),
         "threads": _threads(one, other)[:limit],
         "notes": [],
@@ -71,7 +63,8 @@ def diff(
     return found
 
 
-def _about(path: Path, graph: Graph) -> dict[str, Any]:
+def about(path: Path, graph: Graph) -> dict[str, Any]:
+    """A dump in a few figures, for JSON."""
     meta = graph.heap.meta
     return {
         "path": str(path),
@@ -238,7 +231,9 @@ def _each(matching: Matching, names: Names, only: str, limit: int) -> list[dict[
     gone = old[matching.pair[old] == NONE]
     same = old[matching.pair[old] != NONE]
     grown = same[other.retained[matching.pair[same]] > one.retained[same]]
-    rows = [("new", node, None, int(other.retained[node])) for node in born.tolist()]
+    rows: list[tuple[str, int, int | None, int | None]] = [
+        ("new", node, None, int(other.retained[node])) for node in born.tolist()
+    ]
     rows += [("gone", node, int(one.retained[node]), None) for node in gone.tolist()]
     rows += [
         ("grown", node, int(one.retained[old]), int(other.retained[node]))

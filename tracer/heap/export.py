@@ -13,7 +13,7 @@ from tracer.heap.dump import Progress
 from tracer.heap.graph import Graph
 from tracer.heap.heap_tables import write_csv, write_json
 from tracer.heap.heapsnapshot import write_heapsnapshot
-from tracer.heap.reader import HeapFile
+from tracer.heap.sizes import read_graph
 from tracer.heap.text_rows import Write
 from tracer.heap.writer import appearing, refuse_existing
 
@@ -50,10 +50,7 @@ def export(
     tell = progress or (lambda _phase, _done, _total: None)
     refuse_existing(output, force=force)
     started_ns = time.monotonic_ns()
-    tell("read", 0, 0)
-    with HeapFile(path) as file:
-        graph = Graph.of(file.load())
-    tell("graph", 0, 0)
+    graph = read_graph(path, tell)
     written = 0
     with appearing(output) as descriptor:
 

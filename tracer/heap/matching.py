@@ -65,9 +65,8 @@ class Side:
     length: npt.NDArray[np.uint32]
 
     @classmethod
-    def of(cls, heap: Heap) -> Side:
-        """The side of a heap that was read from a file."""
-        graph = Graph.of(heap)
+    def of(cls, graph: Graph) -> Side:
+        """The side of a graph."""
         return cls(graph, lengths(graph))
 
 

@@ -73,13 +73,14 @@ class Names:
     def __init__(self, graph: Graph) -> None:
         self.graph = graph
         self.heap = graph.heap
-        self._types = {
+        self.classes = {
             one.node: one for one in self.heap.types if self.kind(one.node).kind == "type"
         }
+        """Types by the node of their type object."""
 
     def kind(self, node: int) -> HeapType:
         """The type of a node."""
-        return self.heap.types[self.heap.columns["type"][node]]
+        return self.heap.types[int(self.heap.columns["type"][node])]
 
     def text(self, node: int) -> str | None:
         """The text of a str, where the dump has it."""
@@ -87,7 +88,7 @@ class Names:
         at = int(np.searchsorted(nodes, node))
         if at == len(nodes) or nodes[at] != node:
             return None
-        return self.heap.strings[self.heap.columns["text"][at]]
+        return self.heap.strings[int(self.heap.columns["text"][at])]
 
     def length(self, node: int) -> int | None:
         """Characters of a str, bytes of a bytes object; None for others."""
@@ -130,8 +131,8 @@ class Names:
         """The name that a module, its namespace, a class or a function has wherever it is."""
         if node in self.modules:
             return self.modules[node]
-        if node in self._types:
-            return self._types[node].name
+        if node in self.classes:
+            return self.classes[node].name
         if self.kind(node).kind == "fields" and self.kind(node).name == "function":
             return self._function(node)
         return None
@@ -146,7 +147,7 @@ class Names:
         kind, own = self.kind(node).name, self.own(node)
         if own is None:
             return kind
-        if node in self._types:
+        if node in self.classes:
             return f"class {own}"
         return f"{kind} {own}" if self.kind(node).kind != "dict" else f"namespace of {own}"
 

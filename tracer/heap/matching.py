@@ -9,17 +9,19 @@ count as the same only if
   have it, the size of an ``int``, and each reference of a tuple, frozenset, bound method,
   slice or range,
 * and a way of references leads to it from a root that both dumps have, of which each step
-  is in both: the same object refers to it.
+  is in both: the same object refers to it; of the items of a list or deque, those count
+  that stand in the same order as before.
 
 Of the first three it is certain that what differs is another object. The last is a rule of
-thumb: an object that moved from one container to another counts as gone and new; one that
-was replaced by another of its type, which by chance stands at the same address and is
-referred to by the same object, counts as the same.
+thumb: an object that moved from one container to another, or within a list, counts as gone
+and new; one that was replaced by another of its type, which by chance stands at the same
+address and is referred to by the same object, counts as the same.
 """
 
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache, cached_property
 from typing import Any
@@ -36,6 +38,7 @@ from tracer.heap.roots import frame_roots
 
 NONE = -1
 _FIXED_REFERENCES = frozenset({"tuple", "frozenset", "method", "slice", "range"})
+_ORDERED = frozenset({"list", "deque"})
 _FIXED_SIZE = frozenset({"int", "tuple", "frozenset"})
 
 
@@ -53,7 +56,9 @@ def _library() -> ctypes.CDLL:
     rows, pointer = ctypes.POINTER(_Rows), ctypes.c_void_p
     code.match_fixed.restype = ctypes.c_uint64
     code.match_fixed.argtypes = (rows, rows, pointer, pointer)
-    code.match_ways.argtypes = (rows, rows, pointer, pointer, ctypes.c_uint64, pointer)
+    code.match_ways.argtypes = (
+        rows, rows, pointer, pointer, pointer, ctypes.c_uint64, pointer,
+    )  # fmt: skip
     return code
 
 
@@ -88,15 +93,15 @@ class Matching:
         """int32, for each object of the first dump: which it is in the second, or -1."""
         rows = [_rows(side.graph) for side in (self.first, self.second)]
         pair = self._candidates()
-        fixed = np.array([one.name in _FIXED_REFERENCES for one in self._heap.types], np.uint8)
-        kinds = fixed[self._heap.columns["type"]]
+        fixed = self._of_types(one.name in _FIXED_REFERENCES for one in self._heap.types)
+        ordered = self._of_types(one.kind in _ORDERED for one in self._heap.types)
         code = _library()
-        code.match_fixed(*map(ctypes.byref, rows), kinds.ctypes.data, pair.ctypes.data)
+        code.match_fixed(*map(ctypes.byref, rows), fixed.ctypes.data, pair.ctypes.data)
         roots = np.ascontiguousarray(self._roots(pair), np.int32)
         same = np.zeros(len(pair), np.uint8)
         if code.match_ways(
-            *map(ctypes.byref, rows), pair.ctypes.data, roots.ctypes.data, len(roots),
-            same.ctypes.data,
+            *map(ctypes.byref, rows), pair.ctypes.data, ordered.ctypes.data, roots.ctypes.data,
+            len(roots), same.ctypes.data,
         ):  # fmt: skip
             raise ParkscopeError(
                 "the memory to compare two dumps could not be had",
@@ -116,6 +121,12 @@ class Matching:
     @property
     def _heap(self) -> Heap:
         return self.first.graph.heap
+
+    def _of_types(self, which: Iterable[bool]) -> npt.NDArray[np.uint8]:
+        """Per object of the first dump what its type is."""
+        flags = np.array([*which, False], np.uint8)
+        found: npt.NDArray[np.uint8] = flags[self._heap.columns["type"]]
+        return found
 
     def _candidates(self) -> npt.NDArray[np.int32]:
         """Pairs at one address, of one type, that agree in what never changes."""

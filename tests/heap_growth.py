@@ -1,0 +1,119 @@
+"""Programs that leak, each able to leak more, and the commands that are to find it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from examples.scenarios import scenarios
+from tests.interpreters import Interpreter, launch
+from tests.processes import read_line, started, wait_ready, wait_until
+
+TARGETS = Path(__file__).parent / "targets"
+_TLS_SECONDS = 600
+
+
+@dataclass(frozen=True)
+class Leaking:
+    """A process; ``more(n)`` makes it leak n times, at the least, and says how often it did."""
+
+    pid: int
+    more: Callable[[int], int]
+
+
+def parkscope(*words: str | int | Path) -> dict[str, Any]:
+    """What ``parkscope heap …`` says as JSON."""
+    done = subprocess.run(
+        [sys.executable, "-m", "tracer.cli", "heap", *map(str, words), "--json"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        raise AssertionError(done.stderr)
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
+def dumps(leaking: Leaking, directory: Path, *steps: int) -> tuple[list[Path], list[int]]:
+    """A dump, and one more after each step's leaks; the files, and how often it leaked."""
+    paths, leaked = [], []
+    for number, step in enumerate((0, *steps)):
+        if number:
+            leaked.append(leaking.more(step))
+        paths.append(directory / f"{number}.heap")
+        parkscope("dump", leaking.pid, "-o", paths[-1])
+    return paths, leaked
+
+
+@contextmanager
+def tls_server(interpreter: Interpreter) -> Iterator[Leaking]:
+    """The scenario ``tls_leak``: a leak is a thread that waits for a handshake."""
+    program = scenarios()["tls_leak"].path
+    words = ["--seconds", str(_TLS_SECONDS)]
+    with started(launch(interpreter, program, words, stdout=subprocess.PIPE)) as process:
+        wait_ready(process)
+
+        def threads() -> int:
+            return len(os.listdir(f"/proc/{process.pid}/task"))
+
+        def more(count: int) -> int:
+            before = threads()
+            wait_until(lambda: threads() >= before + count, f"{count} more threads", 30)
+            return threads() - before
+
+        wait_until(lambda: threads() > 4, "the first peers")
+        yield Leaking(process.pid, more)
+
+
+@contextmanager
+def web_app() -> Iterator[Leaking]:
+    """Flask, by werkzeug's threaded server: a leak is a visit that is kept."""
+    command = [sys.executable, "-u", str(TARGETS / "leaky_web_app.py")]
+    with started(
+        subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True
+        )
+    ) as process:
+        wait_ready(process)
+        port = int(read_line(process))
+
+        def more(count: int) -> int:
+            for number in range(count):
+                address = f"http://127.0.0.1:{port}/page/{number % 80}"
+                with urllib.request.urlopen(address, timeout=20) as answer:
+                    answer.read()
+            return count
+
+        more(100)
+        yield Leaking(process.pid, more)
+
+
+@contextmanager
+def churning_server(interpreter: Interpreter) -> Iterator[Leaking]:
+    """targets/leak_and_churn.py: a leak is a session, every fifth request makes one."""
+    script = TARGETS / "leak_and_churn.py"
+    pipe = subprocess.PIPE
+    with started(launch(interpreter, script, stdin=pipe, stdout=pipe)) as process:
+        wait_ready(process)
+        kept = 0
+
+        def more(count: int) -> int:
+            nonlocal kept
+            if process.stdin is None:
+                raise AssertionError("started without a pipe")
+            process.stdin.write(b"%d\n" % (5 * count))
+            process.stdin.flush()
+            before, kept = kept, int(read_line(process).removeprefix("done "))
+            return kept - before
+
+        more(100)
+        yield Leaking(process.pid, more)

@@ -219,7 +219,7 @@ class Names:
                 return f"{where} {root.name}"
             return f"{where} <{root.name or root.label}>"
         if root.kind == "interpreter":
-            return _TABLES.get(root.name, f"<interpreter: {root.name}>")
+            return _TABLES.get(root.name) or f"<interpreter's {root.name}>"
         if root.kind == "static variable":
             return f"<static variable of {root.name.rpartition('/')[2]}>"
         if root.kind == HELD:

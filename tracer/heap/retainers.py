@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from probes.errors import UnknownObject
 from tracer.heap.graph import DICT, EDGE_KINDS, ELEMENT, FRAME, KEY, VALUE, Graph, Label
+from tracer.heap.model import HeapType
 from tracer.heap.names import Names, Way
 
 _BRANCHES = (0, 3, 2, *(1,) * 9)
@@ -72,13 +73,13 @@ def find(graph: Graph, what: str) -> _Nodes:
     """
     if what[:2].lower() == "0x" or what.isdigit():
         return np.array([_at(graph, what)], np.int64)
-    kinds = [one.name for one in graph.heap.types]
-    numbers = [at for at, name in enumerate(kinds) if name == what]
-    numbers = numbers or [at for at, one in enumerate(graph.heap.types) if one.qualname == what]
+    types = graph.heap.types
+    numbers = [at for at, one in enumerate(types) if one.name == what]
+    numbers = numbers or [at for at, one in enumerate(types) if one.qualname == what]
     present = np.unique(graph.heap.columns["type"])
     if not len(found := np.intersect1d(numbers, present)):
         raise UnknownObject(
-            f"no object of the dump is a {what!r}", hint=_near(kinds, present, what)
+            f"no object of the dump is a {what!r}", hint=_near(types, present, what)
         )
     return np.flatnonzero(np.isin(graph.heap.columns["type"], found))
 
@@ -107,10 +108,15 @@ def _at(graph: Graph, what: str) -> int:
     )
 
 
-def _near(kinds: list[str], present: npt.NDArray[Any], what: str) -> str:
-    names = sorted({kinds[at] for at in present.tolist()})
-    inside = [name for name in names if what.lower() in name.lower()]
-    near = list(dict.fromkeys([*inside, *difflib.get_close_matches(what, names, _NEAR, 0.5)]))
+def _near(types: list[HeapType], present: npt.NDArray[Any], what: str) -> str:
+    known = [types[at] for at in present.tolist()]
+    inside = sorted({one.name for one in known if what.lower() in one.name.lower()})
+    spelled: dict[str, str] = {}
+    for one in known:
+        spelled.setdefault(one.name, one.name)
+        spelled.setdefault(one.qualname, one.name)
+    close = difflib.get_close_matches(what, spelled, _NEAR, 0.6)
+    near = list(dict.fromkeys([*inside, *(spelled[one] for one in close)]))
     if near:
         return f"Is it {' or '.join(near[:_NEAR])}?"
     return "'parkscope heap top FILE' lists the types."

@@ -105,7 +105,7 @@ def test_retainers_say_who_refers_and_who_alone_keeps(
     (found,) = said("retainers", path, "__main__.Item")
     referrers = {one["name"]: (one["references"], one["objects"]) for one in found["referrers"]}
     assert referrers == {
-        "dict[…]": (EACH, EACH),
+        "__main__.Cache._items[…]": (EACH, EACH),
         "__main__.Item.before": (EACH - 1, EACH - 1),
     }
     (keeper,) = found["dominators"]

@@ -87,9 +87,10 @@ def _keeper(names: Names, one: Keeper) -> str:
     if one.garbage:
         return "nothing that a root leads to (waits to be collected)"
     if not one.kind:
-        return "several at once, or from outside of the heap"
+        return "in several ways, or from outside of the heap"
     if one.node >= 0:
-        return f"{names.name(one.node)} ({one.kind})"
+        known = names.own(one.node) is not None
+        return names.shown(one.node) if known else f"{names.name(one.node)} ({one.kind})"
     return f"{units.number(one.keepers)} × {one.kind}"
 
 

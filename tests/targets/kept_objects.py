@@ -144,7 +144,7 @@ TRUTH = [
     (HOLDERS[0].shared, "__main__.HOLDERS[0].shared", going_with(HOLDERS[0].shared)),
     (HOLDERS[1].own, "__main__.HOLDERS[1].own", going_with(HOLDERS[1].own)),
     (STATE, "__main__.counter.<locals>.count<closure state>", going_with(STATE)),
-    (IN_GENERATOR, "__main__.GENERATORS[0]<variable kept_in_generator>",
+    (IN_GENERATOR, "__main__.GENERATORS[0]<variable kept_in_generator of generated>",
      going_with(IN_GENERATOR)),
     (REQUEST, "(thread worker) handle request", going_with(REQUEST)),
 ]  # fmt: skip

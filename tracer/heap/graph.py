@@ -19,15 +19,15 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 import numpy.typing as npt
 
-from probes.errors import InternalError
+from probes.errors import DamagedHeapDump, InternalError
 from tracer.heap.graph_code import Dominators, Groups, Labels, Library, Rows, library
 from tracer.heap.model import BORROWED, LABEL_KINDS, TAILS, Heap
 
 EDGE_KINDS = (*LABEL_KINDS, "type")
 """What a reference is, by number: a dump's kinds, and that of an instance to its type."""
 
-ELEMENT, KEY, VALUE, DICT, AGAIN, WEAK, TYPE = (
-    EDGE_KINDS.index(name) for name in ("element", "key", "value", "dict", "again", "weak", "type")
+ELEMENT, KEY, VALUE, DICT, WEAK, TYPE = (
+    EDGE_KINDS.index(name) for name in ("element", "key", "value", "dict", "weak", "type")
 )
 _ELEMENTS = "elements"
 FRAME, HELD, IMMORTAL = "frame", "C code", "immortal"
@@ -35,6 +35,9 @@ FRAME, HELD, IMMORTAL = "frame", "C code", "immortal"
 
 _PLAIN, _STATIC = frozenset({"interpreter", "thread"}), "static variable"
 """Roots of a dump that a person can follow, and those of C code; the rest keeps caches."""
+
+
+_MOST_BYTES = float(1 << 60)
 
 
 class Label(NamedTuple):
@@ -99,7 +102,7 @@ class Graph:
     @cached_property
     def rows(self) -> Rows:
         """References by source: ``indptr`` int64 (n + 1), ``targets`` int32 (edges)."""
-        return self._code.expand(self._columns())[0]
+        return self._code.expand(self.columns())[0]
 
     @property
     def indptr(self) -> npt.NDArray[np.int64]:
@@ -124,7 +127,7 @@ class Graph:
         keys their place among them, for values the node of the key, else the name's number
         in ``heap.strings``.
         """
-        rows, labels = self._code.expand(self._columns(), labels=True)
+        rows, labels = self._code.expand(self.columns(), labels=True)
         self.__dict__.setdefault("rows", rows)
         if labels is None:
             raise InternalError("no labels were made")
@@ -138,7 +141,10 @@ class Graph:
     @cached_property
     def shallow(self) -> npt.NDArray[np.uint64]:
         """u64 (n): bytes of each object alone, as sys.getsizeof() says."""
-        return self.heap.columns["size"].astype(np.uint64, copy=False)
+        sizes = self.heap.columns["size"].astype(np.uint64, copy=False)
+        if sizes.sum(dtype=np.float64) > _MOST_BYTES:
+            raise DamagedHeapDump("the objects of the dump are larger than any memory")
+        return sizes
 
     @cached_property
     def dominators(self) -> Dominators:
@@ -232,7 +238,8 @@ class Graph:
     def _frame_reasons(self, node: int) -> Iterator[Root]:
         columns = self.heap.columns
         for row in np.flatnonzero((columns["reference_node"] == node) & self._frame_keeps).tolist():
-            kind = EDGE_KINDS[columns["reference_kind"][row]]
+            number = int(columns["reference_kind"][row])
+            kind = EDGE_KINDS[number] if number < len(EDGE_KINDS) else "?"
             name = self.heap.strings[columns["reference_name"][row]]
             yield Root(FRAME, name, int(columns["reference_frame"][row]), kind)
 
@@ -272,7 +279,7 @@ class Graph:
                     columns["label_kind"][rows].tolist(), columns["label_name"][rows].tolist(),
                     strict=True,
                 )
-                if not kind & BORROWED and kind not in {WEAK, AGAIN}
+                if not kind & BORROWED and kind != WEAK
             )  # fmt: skip
             self._shapes[shape] = head, TAILS[int(columns["shape_tail"][shape]) & ~BORROWED]
         return self._shapes[shape]
@@ -320,7 +327,8 @@ class Graph:
         count = self.heap.columns["shape_count"].astype(np.uint64)
         return np.cumsum(count, dtype=np.uint64) - count
 
-    def _columns(self) -> dict[str, npt.NDArray[Any]]:
+    def columns(self) -> dict[str, npt.NDArray[Any]]:
+        """What references are made from: see ``struct columns`` in graph/graph.h."""
         columns, types = self.heap.columns, self.heap.types
         return {
             **columns,

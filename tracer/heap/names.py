@@ -26,7 +26,9 @@ MOST_STEPS = 40
 _MOST_SIDE_BY_SIDE = 32  # references between the same two objects that are looked at
 _NAMED_KEY = 80  # characters of a key's text that a name shows
 _ATTRIBUTES = frozenset({"attribute", "slot", "member"})
-_SPACES = frozenset({"__dict__", "md_dict", "func_dict", "od_inst_dict"})
+SPACES = frozenset({"__dict__", "md_dict", "func_dict", "od_inst_dict"})
+"""Fields that refer to a namespace."""
+
 _RANK = ("attribute", "slot", "member", "value", "local", "field", "element", "dict", "key",
          "stack", "guess", "type")  # fmt: skip
 """Which of several references between the same two objects is said."""
@@ -142,9 +144,14 @@ class Names:
         module, name = (self.text(part) if part is not None else None for part in parts)
         return f"{module}.{name}" if module and name else name
 
+    def running(self, node: int) -> str | None:
+        """The name of a generator or coroutine: its function's."""
+        named = self.field(node, "gi_qualname") if self.kind(node).kind == "generator" else None
+        return self.text(named) if named is not None else None
+
     def shown(self, node: int) -> str:
         """What a node is, in short: its type, and its own name if it has one."""
-        kind, own = self.kind(node).name, self.own(node)
+        kind, own = self.kind(node).name, self.own(node) or self.running(node)
         if own is None:
             return kind
         if node in self.classes:
@@ -193,7 +200,8 @@ class Names:
             name = _AS_WRITTEN.get(label.name, label.name)
             return f".{name}" if name.startswith("__") or label.name in _AS_WRITTEN else f"<{name}>"
         if label.kind == "local":
-            return f"<variable {label.name}>"
+            running = self.running(source) if source >= 0 else None
+            return f"<variable {label.name}{f' of {running}' if running else ''}>"
         return {
             "dict": ".__dict__", "type": ".__class__", "key": "<key>", "stack": "<on its stack>"
         }.get(label.kind, f"<{label.name}>")  # fmt: skip
@@ -219,7 +227,7 @@ class Names:
                 return f"{where} {root.name}"
             return f"{where} <{root.name or root.label}>"
         if root.kind == "interpreter":
-            return _TABLES.get(root.name, f"<interpreter: {root.name}>")
+            return _TABLES.get(root.name) or f"<interpreter's {root.name}>"
         if root.kind == "static variable":
             return f"<static variable of {root.name.rpartition('/')[2]}>"
         if root.kind == HELD:
@@ -281,7 +289,7 @@ class Names:
         return "".join(parts)
 
     def _is_space(self, step: Step) -> bool:
-        return step.kind == "dict" or (step.kind == "field" and step.text.strip("<>.") in _SPACES)
+        return step.kind == "dict" or (step.kind == "field" and step.text.strip("<>.") in SPACES)
 
     def _closure(self, nodes: list[int], steps: list[Step], at: int) -> str | None:
         """``<closure NAME>`` of function, tuple, cell and what is in it."""

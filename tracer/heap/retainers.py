@@ -3,46 +3,33 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from probes.errors import UnknownObject
-from tracer.heap.graph import DICT, EDGE_KINDS, ELEMENT, FRAME, KEY, VALUE, Graph, Label
+from tracer.heap.graph import Graph
+from tracer.heap.holders import Holder, Holders, split
+from tracer.heap.model import HeapType
 from tracer.heap.names import Names, Way
 
 _BRANCHES = (0, 3, 2, *(1,) * 9)
 """How many branches are followed at each level up the tree of dominators."""
 
-_MOST_ROOTS = 1000
-"""Of so many objects that are roots the reasons are looked up one by one."""
+_LEAST_SHARE = 50
+"""A branch is followed if it has at least one part in so many of the bytes."""
 
 _NEAR = 3
-_FIELD = EDGE_KINDS.index("field")
-_SPACES = ("__dict__", "md_dict", "func_dict", "od_inst_dict")
 _Nodes = npt.NDArray[np.int64]
-
-
-class Holder(NamedTuple):
-    """References of one name from objects of one type, or from one kind of root.
-
-    ``objects``: how many different ones they lead to; ``retained``: bytes that these keep,
-    those left out that another one dominates.
-    """
-
-    text: str
-    references: int
-    objects: int
-    retained: int
 
 
 class Keeper(NamedTuple):
     """Objects of one type that alone keep ``objects`` alive (``retained``: bytes of those).
 
     ``node`` is that object where it is one, else -1; ``kind`` is empty for what is a root or
-    kept in several ways, and ``garbage`` then says that no root leads there.
+    kept in several ways, and ``garbage`` then says that no root leads there. ``above``: who
+    alone keeps the keepers, the small branches and the end of each left out.
     """
 
     kind: str
@@ -72,13 +59,13 @@ def find(graph: Graph, what: str) -> _Nodes:
     """
     if what[:2].lower() == "0x" or what.isdigit():
         return np.array([_at(graph, what)], np.int64)
-    kinds = [one.name for one in graph.heap.types]
-    numbers = [at for at, name in enumerate(kinds) if name == what]
-    numbers = numbers or [at for at, one in enumerate(graph.heap.types) if one.qualname == what]
+    types = graph.heap.types
+    numbers = [at for at, one in enumerate(types) if one.name == what]
+    numbers = numbers or [at for at, one in enumerate(types) if one.qualname == what]
     present = np.unique(graph.heap.columns["type"])
     if not len(found := np.intersect1d(numbers, present)):
         raise UnknownObject(
-            f"no object of the dump is a {what!r}", hint=_near(kinds, present, what)
+            f"no object of the dump is a {what!r}", hint=_near(types, present, what)
         )
     return np.flatnonzero(np.isin(graph.heap.columns["type"], found))
 
@@ -107,10 +94,15 @@ def _at(graph: Graph, what: str) -> int:
     )
 
 
-def _near(kinds: list[str], present: npt.NDArray[Any], what: str) -> str:
-    names = sorted({kinds[at] for at in present.tolist()})
-    inside = [name for name in names if what.lower() in name.lower()]
-    near = list(dict.fromkeys([*inside, *difflib.get_close_matches(what, names, _NEAR, 0.5)]))
+def _near(types: list[HeapType], present: npt.NDArray[Any], what: str) -> str:
+    known = [types[at] for at in present.tolist()]
+    inside = sorted({one.name for one in known if what.lower() in one.name.lower()})
+    spelled: dict[str, str] = {}
+    for one in known:
+        spelled.setdefault(one.name, one.name)
+        spelled.setdefault(one.qualname, one.name)
+    close = difflib.get_close_matches(what, spelled, _NEAR, 0.6)
+    near = list(dict.fromkeys([*inside, *(spelled[one] for one in close)]))
     if near:
         return f"Is it {' or '.join(near[:_NEAR])}?"
     return "'parkscope heap top FILE' lists the types."
@@ -129,101 +121,9 @@ def retainers(names: Names, what: str, limit: int) -> Retainers:
         nodes=nodes,
         shallow=int(graph.shallow[nodes].sum()),
         together=int(graph.shallow[gone | inside].sum()),
-        holders=_Holders(names, inside, top).rows()[:limit],
+        holders=Holders(names, inside, top).rows()[:limit],
         keepers=_keepers(names, np.flatnonzero(top), limit),
     )
-
-
-class _Holders:
-    """Groups the references to some objects."""
-
-    def __init__(
-        self, names: Names, inside: npt.NDArray[np.bool_], top: npt.NDArray[np.bool_]
-    ) -> None:
-        self._graph = names.graph
-        self._names = names
-        self._inside = inside
-        self._weight = np.where(top, names.graph.retained, np.uint64(0))
-
-    def rows(self) -> list[Holder]:
-        """All groups, those with the most objects first."""
-        found = [*self._from_objects(), *self._from_roots()]
-        return sorted(found, key=lambda one: (-one.objects, -one.references, one.text))
-
-    def _from_objects(self) -> Iterator[Holder]:
-        graph, types = self._graph, self._graph.heap.types
-        edges = np.flatnonzero(self._inside[graph.targets])
-        sources = np.searchsorted(graph.indptr, edges, side="right") - 1
-        kinds, numbers = graph.labels.kinds[edges], graph.labels.numbers[edges].astype(np.int64)
-        owner = self._owners()
-        owned = (owner[sources] >= 0) & (kinds == VALUE)
-        holder = np.where(owned, owner[sources], sources)
-        texts = self._texts()
-        values = kinds == VALUE
-        numbers[values] = texts[numbers[values]]
-        numbers[(kinds == ELEMENT) | (kinds == KEY)] = 0
-        label = (owned.astype(np.int64) << 48) | (kinds.astype(np.int64) << 40) | numbers
-        labels, at = np.unique(label, return_inverse=True)
-        group = graph.heap.columns["type"][holder].astype(np.int64) * len(labels) + at
-        targets = graph.targets[edges]
-        for rows in _split(group):
-            kind = types[int(group[rows[0]]) // len(labels)].name
-            yield self._holder(kind + self._written(int(label[rows[0]])), targets[rows])
-
-    def _holder(self, text: str, targets: npt.NDArray[np.int32]) -> Holder:
-        different = np.unique(targets)
-        return Holder(text, len(targets), len(different), int(self._weight[different].sum()))
-
-    def _written(self, label: int) -> str:
-        """``.name``, ``['key']``, ``[…]`` …, see ``_from_objects``."""
-        owned, kind, number = label >> 48, (label >> 40) & 0xFF, label & 0xFFFFFFFF
-        text = self._graph.heap.strings[number] if number else ""
-        if kind == VALUE:
-            return (f".{text}" if owned else f"[{text!r}]") if text else "[…]"
-        if kind == ELEMENT:
-            return "[…]"
-        return self._names.written(Label(EDGE_KINDS[kind], text, -1, -1), -1)
-
-    def _owners(self) -> npt.NDArray[np.int64]:
-        """Of each dict that is the namespace of an object: that object; else -1."""
-        graph = self._graph
-        names = [at for at, text in enumerate(graph.heap.strings) if text in _SPACES]
-        kinds, numbers = graph.labels
-        spaces = np.flatnonzero((kinds == DICT) | ((kinds == _FIELD) & np.isin(numbers, names)))
-        found = np.full(graph.nodes, -1, np.int64)
-        found[graph.targets[spaces]] = np.searchsorted(graph.indptr, spaces, side="right") - 1
-        return found
-
-    def _texts(self) -> npt.NDArray[np.int64]:
-        """Of each node the number of its text; 0 where the dump has none."""
-        found = np.zeros(self._graph.nodes, np.int64)
-        columns = self._graph.heap.columns
-        found[columns["text_node"]] = columns["text"]
-        return found
-
-    def _from_roots(self) -> Iterator[Holder]:
-        graph, columns = self._graph, self._graph.heap.columns
-        rooted = graph.roots[self._inside[graph.roots]]
-        by_text: dict[str, list[int]] = {}
-        named = np.isin(rooted, columns["root_node"]) | np.isin(rooted, columns["reference_node"])
-        for node in rooted[named][:_MOST_ROOTS].tolist():
-            for reason in graph.reasons(node):
-                if reason.kind == FRAME or reason.name:
-                    by_text.setdefault(self._names.root_text(reason), []).append(node)
-        for text, nodes in by_text.items():
-            yield self._holder(text, np.array(nodes, np.int32))
-        held = columns["excess_node"][columns["excess"] > 0]
-        for text, known in (("<held by C code>", held), ("<immortal>", columns["immortal_node"])):
-            nodes = known[self._inside[known]].astype(np.int32)
-            if len(nodes):
-                yield self._holder(text, nodes)
-
-
-def _split(group: npt.NDArray[np.int64]) -> Iterator[npt.NDArray[np.int64]]:
-    """Rows of the same number, group after group."""
-    if len(group):
-        order = np.argsort(group, kind="stable")
-        yield from np.split(order, np.flatnonzero(np.diff(group[order])) + 1)
 
 
 def _keepers(names: Names, nodes: _Nodes, limit: int) -> list[Keeper]:
@@ -241,7 +141,7 @@ def _above(
     outside = above >= graph.nodes
     kinds[outside] = -1 - (above[outside] - graph.nodes)
     found = []
-    for rows in _split(kinds):
+    for rows in split(kinds):
         keepers, at = np.unique(above[rows], return_inverse=True)
         counts = np.bincount(at, weights=below[0][rows]).astype(np.int64)
         sizes = np.bincount(at, weights=below[1][rows]).astype(np.int64)
@@ -257,17 +157,21 @@ def _above(
         )
         found.append((keeper, keepers, (counts, sizes)))
     found.sort(key=lambda one: (-one[0].retained, -one[0].objects, one[0].kind))
+    if level:  # what stands above all is where branches end: it is not said again and again
+        least = int(below[1].sum()) // _LEAST_SHARE
+        found = [one for one in found if one[0].kind and one[0].retained >= least]
     return [
         keeper._replace(above=_above(names, keepers, sums, _BRANCHES[level + 1], level + 1))
-        if keeper.kind and level + 1 < len(_BRANCHES) and not _is_known(names, keeper.node)
+        if keeper.kind and level + 1 < len(_BRANCHES) and not _is_known(names, keeper, keepers)
         else keeper
         for keeper, keepers, sums in found[:limit]
     ]
 
 
-def _is_known(names: Names, node: int) -> bool:
-    """Whether an object has a name of its own, so that nobody asks further."""
-    return node >= 0 and names.own(node) is not None
+def _is_known(names: Names, keeper: Keeper, keepers: _Nodes) -> bool:
+    """Whether keepers have names of their own, so that nobody asks further."""
+    known = names.kind(int(keepers[0])).kind in {"type", "module"}
+    return known or (keeper.node >= 0 and names.own(keeper.node) is not None)
 
 
 class Path(NamedTuple):

@@ -33,6 +33,17 @@ static u64 kept_labels(const struct columns *columns, u64 shape)
     return kept;
 }
 
+/* What repeats stands in the tail only; kinds from TYPE_LABEL on are not a dump's. */
+static bool labels_hold(const struct columns *columns)
+{
+    for (u64 label = 0; label < columns->labels; label++) {
+        u8 kind = columns->label_kind[label] & ~BORROWED;
+        if (kind <= VALUE || kind == AGAIN || kind >= TYPE_LABEL)
+            return false;
+    }
+    return true;
+}
+
 static bool shapes_hold(const struct columns *columns)
 {
     for (u64 shape = 0; shape < columns->shapes; shape++) {
@@ -65,7 +76,7 @@ static bool tail_of(const struct columns *columns, u64 node, u64 *stored, u64 *k
 int graph_indptr(const struct columns *columns, i64 *indptr)
 {
     u64 kept = 0, seen = 0;
-    if (columns->nodes > MOST_NODES || !shapes_hold(columns))
+    if (columns->nodes > MOST_NODES || !shapes_hold(columns) || !labels_hold(columns))
         return GRAPH_DAMAGED;
     indptr[0] = 0;
     for (u64 node = 0; node < columns->nodes; node++) {

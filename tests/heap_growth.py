@@ -10,6 +10,7 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +24,11 @@ _TLS_SECONDS = 600
 
 @dataclass(frozen=True)
 class Leaking:
-    """A process; ``more(n)`` makes it leak n times, at the least, and says how often it did."""
+    """A process; ``more(n)`` makes it leak n times, at the least; ``count()`` of all so far."""
 
     pid: int
-    more: Callable[[int], int]
+    more: Callable[[int], None]
+    count: Callable[[], int]
 
 
 def parkscope(*words: str | int | Path) -> dict[str, Any]:
@@ -43,14 +45,24 @@ def parkscope(*words: str | int | Path) -> dict[str, Any]:
     return found
 
 
-def dumps(leaking: Leaking, directory: Path, *steps: int) -> tuple[list[Path], list[int]]:
-    """A dump, and one more after each step's leaks; the files, and how often it leaked."""
-    paths, leaked = [], []
+def dumps(
+    leaking: Leaking, directory: Path, *steps: int
+) -> tuple[list[Path], list[tuple[int, int]]]:
+    """A dump, and one more after each step's leaks.
+
+    The files, and how often it leaked between two of them: at the least and at the most,
+    the same unless it leaks all the time.
+    """
+    paths: list[Path] = []
+    counts: list[tuple[int, int]] = []
     for number, step in enumerate((0, *steps)):
         if number:
-            leaked.append(leaking.more(step))
+            leaking.more(step)
         paths.append(directory / f"{number}.heap")
+        before = leaking.count()
         parkscope("dump", leaking.pid, "-o", paths[-1])
+        counts.append((before, leaking.count()))
+    leaked = [(other[0] - one[1], other[1] - one[0]) for one, other in pairwise(counts)]
     return paths, leaked
 
 
@@ -65,13 +77,12 @@ def tls_server(interpreter: Interpreter) -> Iterator[Leaking]:
         def threads() -> int:
             return len(os.listdir(f"/proc/{process.pid}/task"))
 
-        def more(count: int) -> int:
+        def more(count: int) -> None:
             before = threads()
             wait_until(lambda: threads() >= before + count, f"{count} more threads", 30)
-            return threads() - before
 
         wait_until(lambda: threads() > 4, "the first peers")
-        yield Leaking(process.pid, more)
+        yield Leaking(process.pid, more, threads)
 
 
 @contextmanager
@@ -86,15 +97,18 @@ def web_app() -> Iterator[Leaking]:
         wait_ready(process)
         port = int(read_line(process))
 
-        def more(count: int) -> int:
+        visits = 0
+
+        def more(count: int) -> None:
+            nonlocal visits
             for number in range(count):
                 address = f"http://127.0.0.1:{port}/page/{number % 80}"
                 with urllib.request.urlopen(address, timeout=20) as answer:
                     answer.read()
-            return count
+            visits += count
 
         more(100)
-        yield Leaking(process.pid, more)
+        yield Leaking(process.pid, more, lambda: visits)
 
 
 @contextmanager
@@ -106,14 +120,13 @@ def churning_server(interpreter: Interpreter) -> Iterator[Leaking]:
         wait_ready(process)
         kept = 0
 
-        def more(count: int) -> int:
+        def more(count: int) -> None:
             nonlocal kept
             if process.stdin is None:
                 raise AssertionError("started without a pipe")
             process.stdin.write(b"%d\n" % (5 * count))
             process.stdin.flush()
-            before, kept = kept, int(read_line(process).removeprefix("done "))
-            return kept - before
+            kept = int(read_line(process).removeprefix("done "))
 
         more(100)
-        yield Leaking(process.pid, more)
+        yield Leaking(process.pid, more, lambda: kept)

@@ -3,6 +3,7 @@
 Rings of objects that nothing leads to but that lead to living ones; names with quotes,
 line ends, control characters and half a surrogate pair; a name that is a formula.
 """
+# mypy: ignore-errors
 
 import gc
 import time

@@ -7,9 +7,9 @@ import errno
 import json
 import os
 import resource
+import shutil
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,8 @@ import numpy as np
 import pytest
 
 from tests import loaders
-from tests.interpreters import get
+from tests.interpreters import get, launch
+from tests.processes import started, wait_ready
 from tracer.heap.dump import dump
 from tracer.heap.graph import Graph
 from tracer.heap.names import Names
@@ -38,12 +39,22 @@ def parkscope(*words: str | Path, **how: Any) -> subprocess.CompletedProcess[str
     )
 
 
+@pytest.fixture(scope="module")
+def taken(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Two dumps of targets/odd_heap.py, one after the other."""
+    directory = tmp_path_factory.mktemp("odd")
+    program = launch(get("system-3.11"), ODD, stdout=subprocess.PIPE)
+    with started(program) as process:
+        wait_ready(process)
+        for name in ("odd.heap", "later.heap"):
+            dump(process.pid, directory / name)
+    return directory / "odd.heap", directory / "later.heap"
+
+
 @pytest.fixture
-def odd(start: Callable[..., Any], tmp_path: Path) -> Path:
-    """A dump of targets/odd_heap.py."""
-    path = tmp_path / "odd.heap"
-    dump(start(get("system-3.11"), ODD, ready=True).pid, path)
-    return path
+def odd(taken: tuple[Path, Path], tmp_path: Path) -> Path:
+    """The first of them, in a directory of the test's own."""
+    return Path(shutil.copy(taken[0], tmp_path))
 
 
 def exported(path: Path, form: str, *words: str) -> Path:
@@ -102,14 +113,13 @@ def test_the_snapshot_holds_together(odd: Path) -> None:
     assert not any("text 7" in name for name in called)  # a value, not a name
 
 
-def test_ids_stay_from_dump_to_dump(start: Callable[..., Any], tmp_path: Path) -> None:
-    pid = start(get("system-3.11"), ODD, ready=True).pid
+def test_ids_stay_from_dump_to_dump(taken: tuple[Path, Path], tmp_path: Path) -> None:
     tables = []
-    for name in ("one", "two"):
-        dump(pid, tmp_path / name)
-        found = json.loads(exported(tmp_path / name, "heapsnapshot").read_bytes())
+    for path in taken:
+        copy = Path(shutil.copy(path, tmp_path))
+        found = json.loads(exported(copy, "heapsnapshot").read_bytes())
         nodes = np.array(found["nodes"], np.int64).reshape(-1, 7)
-        shift = len(nodes) - graph_of(tmp_path / name).nodes
+        shift = len(nodes) - graph_of(copy).nodes
         tables.append(nodes[shift:, (2, 3)])
     assert np.array_equal(tables[0], tables[1])
 

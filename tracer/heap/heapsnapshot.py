@@ -26,7 +26,7 @@ import orjson
 from tracer.heap.graph import EDGE_KINDS, VALUE, Graph
 from tracer.heap.json_text import json_texts
 from tracer.heap.node_names import NodeNames, node_names
-from tracer.heap.roots import kept_by_frames, root_kinds
+from tracer.heap.roots import kept_by_frames, root_kinds, thread_of
 from tracer.heap.text_rows import (
     Chunk,
     Column,
@@ -172,7 +172,7 @@ def _add_threads(graph: Graph, found: list[_Outside], add: Callable[[str, int], 
     frames = [
         add(
             f"{one.get('function')} {one.get('file')}:{one.get('line')}",
-            thread.get(one.get("thread", -1), threads),
+            thread.get(thread_of(heap, one), threads),
         )
         for one in heap.frames
     ]

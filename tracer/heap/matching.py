@@ -34,7 +34,7 @@ from tracer.heap.build import built
 from tracer.heap.graph import Graph
 from tracer.heap.model import Heap
 from tracer.heap.node_names import lengths
-from tracer.heap.roots import frame_roots
+from tracer.heap.roots import frame_roots, thread_of
 
 NONE = -1
 _FIXED_REFERENCES = frozenset({"tuple", "frozenset", "method", "slice", "range"})
@@ -200,14 +200,14 @@ def _outside(heap: Heap, name: str) -> npt.NDArray[Any]:
     return columns["excess_node"][columns["excess"] > 0]
 
 
-def _in_frames(heap: Heap) -> dict[int, frozenset[tuple[Any, ...]]]:
+def _in_frames(heap: Heap) -> dict[int, frozenset[tuple[str, ...]]]:
     """Per object the frames' variables that keep it: thread, function, file, name."""
-    found: dict[int, set[tuple[Any, ...]]] = {}
+    found: dict[int, set[tuple[str, ...]]] = {}
     for frame, name, node in frame_roots(heap):
         where = heap.frames[frame]
-        number = where.get("thread", -1)
-        thread = heap.threads[number] if 0 <= number < len(heap.threads) else {}
-        key = (thread.get("native_id"), where.get("function"), where.get("file"),
-               heap.strings[name])  # fmt: skip
+        number = thread_of(heap, where)
+        thread = heap.threads[number] if number >= 0 else {}
+        words = thread.get("native_id"), where.get("function"), where.get("file")
+        key = (*map(str, words), heap.strings[name])
         found.setdefault(node, set()).add(key)
     return {node: frozenset(keys) for node, keys in found.items()}

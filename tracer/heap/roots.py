@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -25,6 +26,12 @@ def frame_roots(heap: Heap) -> Iterator[tuple[int, int, int]]:
         *(heap.columns[f"reference_{part}"][keeps].tolist() for part in ("frame", "name", "node")),
         strict=True,
     )
+
+
+def thread_of(heap: Heap, frame: dict[str, Any]) -> int:
+    """The number of a frame's thread; -1 where the dump names none that it has."""
+    number = frame.get("thread")
+    return number if isinstance(number, int) and 0 <= number < len(heap.threads) else -1
 
 
 def root_kinds(heap: Heap) -> dict[int, str]:

@@ -101,7 +101,7 @@ def _variables(graph: Graph) -> dict[int, int]:
     found: dict[int, int] = {}
     for frame, name, node in frame_roots(heap):
         where = heap.frames[frame]
-        key = (where.get("function"), where.get("file"), heap.strings[name])
+        key = (str(where.get("function")), str(where.get("file")), heap.strings[name])
         found.setdefault(node, hash(key) & 0xFFFFFFFFFFFF)
     return found
 

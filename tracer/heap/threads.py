@@ -6,6 +6,7 @@ from collections import Counter
 from typing import Any, NamedTuple
 
 from tracer.heap.model import Heap
+from tracer.heap.roots import thread_of
 
 Place = tuple[str, str, int | None]
 """A frame: function, file, line."""
@@ -25,8 +26,8 @@ def standing(heap: Heap) -> Counter[Standing]:
     """How many threads stand where."""
     stacks: dict[int, list[Place]] = {number: [] for number in range(len(heap.threads))}
     for frame in heap.frames:
-        if frame.get("owner") == "thread" and frame.get("thread") in stacks:
-            stacks[frame["thread"]].append(_place(frame))
+        if frame.get("owner") == "thread" and (number := thread_of(heap, frame)) >= 0:
+            stacks[number].append(_place(frame))
     return Counter(map(_standing, stacks.values()))
 
 

@@ -23,6 +23,7 @@ import numpy as np
 import numpy.typing as npt
 import orjson
 
+from tracer import units
 from tracer.heap.graph import EDGE_KINDS, VALUE, Graph
 from tracer.heap.json_text import json_texts
 from tracer.heap.node_names import NodeNames, node_names
@@ -132,7 +133,7 @@ def write_heapsnapshot(graph: Graph, write: Write, progress: Progress) -> dict[s
 def _notes(graph: Graph) -> Iterator[str]:
     large = int(np.count_nonzero(graph.shallow > MOST_BYTES))
     if large:
-        yield f"{large} objects are of 4 GiB or more: DevTools cannot show sizes of that many bytes"
+        yield f"{units.plural(large, 'object')} of 4 GiB or more: DevTools cannot show their sizes"
 
 
 def _outsides(graph: Graph) -> list[_Outside]:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests import compare_damage, heap_damage
 from tests.heap_growth import (
     churning_server,
     dumps,
@@ -18,6 +21,7 @@ from tests.heap_growth import (
 )
 from tests.interpreters import Interpreter, get, matrix
 
+NONSENSE, LONGEST_S = 40, 10.0
 pytestmark = [pytest.mark.ptrace, pytest.mark.slow]
 
 
@@ -111,3 +115,16 @@ def heap(*words: Any) -> subprocess.CompletedProcess[str]:
         text=True,
         check=False,
     )
+
+
+@pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler")
+def test_nonsense_is_compared_and_exported_or_refused(
+    start: Callable[..., Any], tmp_path: Path
+) -> None:
+    bare = [sys.executable, "-I", "-S", "-c", heap_damage.STANDS_STILL]
+    path = tmp_path / "heap"
+    parkscope("dump", start(bare, ready=True).pid, "-o", path)
+    found = compare_damage.run(path, NONSENSE, seed=1)
+    assert found["tried"] == NONSENSE
+    assert NONSENSE / 4 < found["ended"] < NONSENSE
+    assert found["longest_s"] < LONGEST_S

@@ -156,7 +156,7 @@ def _sites(matching: Matching, names: Names, limit: int) -> list[dict[str, Any]]
     graph = matching.second.graph
     keepers = Keepers(names)
     rows = []
-    for site in Sites(graph, matching.back == NONE).all()[:limit]:
+    for site in Sites(graph, matching.back == NONE).largest(limit):
         name, alone = keepers.of(site)
         rows.append(
             {

@@ -13,8 +13,9 @@ cache that is full. A cache that is still being filled cannot be told from a lea
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,7 @@ class _Found:
     born: int
     survived: int
     later: int
-    population: tuple[int, int, int]
+    population: tuple[int, int, int] = (0, 0, 0)
 
 
 def leaks(paths: Sequence[Path], *, limit: int = 20, progress: Progress | None = None
@@ -102,27 +103,21 @@ def _leaks(sides: Sequence[Side]) -> list[_Found]:
     born_outside = born.copy()
     born_outside[before[growing]] = False
     survives = (before != NONE) & since
-    sites = Sites(sides[2].graph, since & ~growing).all()[:MOST_SITES]
-    births = {one.key: len(one.nodes) for one in Sites(sides[1].graph, born_outside).all()}
-    populations = _Populations(sides, early, late)
-    return list(_filtered(sites, births, survives, populations))
+    sites = Sites(sides[2].graph, since & ~growing).largest(MOST_SITES)
+    births = Sites(sides[1].graph, born_outside).counts(sites)
+    found = [_history(*one, survives) for one in zip(sites, births, strict=True)]
+    found = [one for one in found if one.survived and one.later and 2 * one.survived >= one.born]
+    populations = _populations(sides, early, late, [one.site for one in found])
+    return [
+        replace(one, population=three)
+        for one, three in zip(found, populations, strict=True)
+        if three[0] < three[1] < three[2]
+    ]
 
 
-def _filtered(
-    sites: Sequence[Site],
-    births: dict[int, int],
-    survives: npt.NDArray[np.bool_],
-    populations: _Populations,
-) -> Iterator[_Found]:
-    for site in sites:
-        survived = int(np.count_nonzero(survives[site.nodes]))
-        later = len(site.nodes) - survived
-        born = max(births.get(site.key, 0), survived)
-        if not survived or not later or 2 * survived < born:
-            continue
-        population = populations.of(site)
-        if population[0] < population[1] < population[2]:
-            yield _Found(site, born, survived, later, population)
+def _history(site: Site, births: int, survives: npt.NDArray[np.bool_]) -> _Found:
+    survived = int(np.count_nonzero(survives[site.nodes]))
+    return _Found(site, max(births, survived), survived, len(site.nodes) - survived)
 
 
 def _growing(late: Matching) -> npt.NDArray[np.bool_]:
@@ -134,48 +129,51 @@ def _growing(late: Matching) -> npt.NDArray[np.bool_]:
     return found
 
 
-class _Populations:
-    """How many objects, old and new, a site has in each of the three dumps."""
-
-    def __init__(self, sides: Sequence[Side], early: Matching, late: Matching) -> None:
-        self._graphs = [side.graph for side in sides]
-        self._early, self._late = early, late
-        self._types = [_count_types(graph) for graph in self._graphs]
-
-    def of(self, site: Site) -> tuple[int, int, int]:
-        """In A, B and C."""
-        graph = self._graphs[2]
-        name = graph.heap.types[site.type].name
-        keepers = self._keepers(int(graph.idom[site.nodes[0]]))
-        if keepers is None:
-            first, second, third = (counts.get(name, 0) for counts in self._types)
-            return first, second, third
-        return (
-            self._kept(0, keepers[0], name),
-            self._kept(1, keepers[1], name),
-            self._kept(2, keepers[2], name),
+def _populations(
+    sides: Sequence[Side], early: Matching, late: Matching, sites: Sequence[Site]
+) -> list[tuple[int, int, int]]:
+    """How many objects, old and new, each site has in A, B and C."""
+    graphs = [side.graph for side in sides]
+    keeper = np.array([graphs[2].idom[site.nodes[0]] for site in sites], np.int64)
+    alone = keeper < graphs[2].nodes
+    third = np.where(alone, keeper, NONE)
+    second = np.where(alone, late.back[np.where(alone, keeper, 0)], NONE)
+    first = np.where(second != NONE, early.back[second], NONE)
+    names = [graphs[2].heap.types[site.type].name for site in sites]
+    columns = []
+    for graph, keepers in zip(graphs, (first, second, third), strict=True):
+        types, kept = _count_types(graph), _count_kept(graph, keepers)
+        columns.append(
+            [
+                kept[number, name] if by_keeper else types[name]
+                for number, name, by_keeper in zip(
+                    keepers.tolist(), names, alone.tolist(), strict=True
+                )
+            ]
         )
-
-    def _keepers(self, node: int) -> tuple[int, int, int] | None:
-        """What alone keeps a site's objects, as a node of each dump; NONE: not there yet."""
-        if node >= self._graphs[2].nodes:
-            return None
-        second = int(self._late.back[node])
-        first = int(self._early.back[second]) if second != NONE else NONE
-        return first, second, node
-
-    def _kept(self, dump: int, keeper: int, name: str) -> int:
-        if keeper == NONE:
-            return 0
-        graph = self._graphs[dump]
-        kept = np.flatnonzero(graph.idom == keeper)
-        wanted = [at for at, one in enumerate(graph.heap.types) if one.name == name]
-        return int(np.count_nonzero(np.isin(graph.heap.columns["type"][kept], wanted)))
+    return [(one, two, three) for one, two, three in zip(*columns, strict=True)]
 
 
-def _count_types(graph: Graph) -> dict[str, int]:
+def _count_kept(graph: Graph, keepers: npt.NDArray[np.int64]) -> Counter[tuple[int, str]]:
+    """Per keeper and name of a type: how many of its objects that one alone keeps."""
+    wanted = np.zeros(graph.nodes + 2, bool)
+    wanted[keepers[keepers != NONE]] = True
+    nodes = np.flatnonzero(wanted[graph.idom])
+    pairs = np.stack([graph.idom[nodes], graph.heap.columns["type"][nodes].astype(np.int32)])
+    found: Counter[tuple[int, str]] = Counter()
+    for (keeper, kind), count in zip(*_unique(pairs), strict=True):
+        found[keeper, graph.heap.types[kind].name] += count
+    return found
+
+
+def _unique(pairs: npt.NDArray[np.int32]) -> tuple[list[list[int]], list[int]]:
+    found, counts = np.unique(pairs, axis=1, return_counts=True)
+    return found.T.tolist(), counts.tolist()
+
+
+def _count_types(graph: Graph) -> Counter[str]:
     counts = np.bincount(graph.heap.columns["type"], minlength=len(graph.heap.types)).tolist()
-    found: dict[str, int] = {}
+    found: Counter[str] = Counter()
     for one, count in zip(graph.heap.types, counts, strict=True):
-        found[one.name] = found.get(one.name, 0) + count
+        found[one.name] += count
     return found

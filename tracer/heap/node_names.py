@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tracer.heap.graph import EDGE_KINDS, Graph
+from tracer.heap.names import Names
 
 NO_LENGTH = 0xFFFFFFFF
 _FIELD = EDGE_KINDS.index("field")
@@ -56,7 +57,8 @@ def lengths(graph: Graph) -> npt.NDArray[np.uint32]:
     """
     heap = graph.heap
     found = np.full(heap.nodes, NO_LENGTH, np.uint32)
-    base = dict(zip(*(part.tolist() for part in field_of(graph, "__base__")), strict=True))
+    names = Names(graph)
+    base = {one.node: names.field(one.node, "__base__") for one in heap.types}
     sized = {one.node for one in heap.types if one.kind == "str"}
     sized |= {one.node for one in heap.types if one.name == "bytes" and not one.heap}
     derived = np.array([_derives(one.node, base, sized) for one in heap.types] or [False], bool)
@@ -66,13 +68,14 @@ def lengths(graph: Graph) -> npt.NDArray[np.uint32]:
     return found
 
 
-def _derives(node: int, base: dict[int, int], wanted: set[int]) -> bool:
+def _derives(node: int, base: dict[int, int | None], wanted: set[int]) -> bool:
     seen: set[int] = set()
     while node not in wanted:
-        if node in seen or node not in base:
+        above = base.get(node)
+        if node in seen or above is None:
             return False
         seen.add(node)
-        node = base[node]
+        node = above
     return True
 
 

@@ -48,20 +48,30 @@ class Sites:
         self.outermost = np.flatnonzero(born & graph.reachable & ~inside)
         self.keys = _keys(graph, born, self.outermost)
 
-    def all(self) -> list[Site]:
-        """Every site, the one that retains most first."""
+    def largest(self, most: int) -> list[Site]:
+        """So many sites, the one that retains most first."""
+        if not len(self.keys):
+            return []
         order = np.argsort(self.keys, kind="stable")
         nodes, keys = self.outermost[order], self.keys[order]
-        if not len(keys):
-            return []
         firsts = np.flatnonzero(np.append(True, keys[1:] != keys[:-1]))
-        parts = np.split(nodes, firsts[1:])
+        ends = np.append(firsts[1:], len(nodes))
+        retained = np.add.reduceat(self.graph.retained[nodes], firsts)
+        chosen = np.lexsort((firsts - ends, -retained.astype(np.int64)))[:most]
         kinds = self.graph.heap.columns["type"]
-        found = [
-            Site(int(keys[first]), int(kinds[part[0]]), part, int(self.graph.retained[part].sum()))
-            for first, part in zip(firsts, parts, strict=True)
-        ]
-        return sorted(found, key=lambda one: (-one.retained, -len(one.nodes)))
+        return [
+            Site(
+                int(keys[firsts[at]]), int(kinds[nodes[firsts[at]]]), nodes[firsts[at] : ends[at]],
+                int(retained[at]),
+            )
+            for at in chosen.tolist()
+        ]  # fmt: skip
+
+    def counts(self, sites: Sequence[Site]) -> list[int]:
+        """How many objects there are here, at the sites of another dump."""
+        keys, counts = np.unique(self.keys, return_counts=True)
+        known = dict(zip(keys.tolist(), counts.tolist(), strict=True))
+        return [known.get(site.key, 0) for site in sites]
 
 
 def _keys(

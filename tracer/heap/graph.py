@@ -6,7 +6,7 @@ heap type to its type, which a dump does not store, is. Everything is computed w
 first asked for, and kept.
 
 Memory beside the heap's own columns, bytes for each node and reference: ``rows`` 8 and 4,
-``labels`` 0 and 5, ``reverse`` 8 and 4, ``idom`` and ``retained`` 12 (and 48 and 4 more
+``labels`` 0 and 5, ``reverse`` 8 and 4, ``idom`` and ``retained`` 12 (and 48 and up to 8 more
 while they are computed), ``before`` 4.
 """
 

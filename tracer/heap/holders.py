@@ -6,7 +6,7 @@ the attribute. Where the source is a container, the name of what refers to that 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -16,7 +16,6 @@ import numpy.typing as npt
 from tracer.heap.graph import DICT, EDGE_KINDS, ELEMENT, FRAME, KEY, VALUE, Label
 from tracer.heap.names import SPACES, Names
 
-_FIELD = EDGE_KINDS.index("field")
 _CONTAINERS = 3
 """So many containers in each other are gone through for a name."""
 
@@ -77,7 +76,7 @@ class Holders:
     def _described(self, edges: _Numbers, levels: int) -> _Described:
         """Names for references (numbers of them)."""
         graph = self._graph
-        sources = self._sources(edges)
+        sources = graph.sources(edges)
         kinds, numbers = graph.labels.kinds[edges], graph.labels.numbers[edges].astype(np.int64)
         values, items = kinds == VALUE, (kinds == ELEMENT) | (kinds == KEY)
         owned = values & (self._owners[sources] >= 0)
@@ -135,8 +134,8 @@ class Holders:
         """
         graph, types = self._graph, self._graph.heap.types
         found = graph.heap.columns["type"].astype(np.int64)
-        edges = self._edges_of_field({"gi_qualname"})
-        named, texts = self._sources(edges), self._texts[graph.targets[edges]]
+        edges = graph.field_edges("gi_qualname")
+        named, texts = graph.sources(edges), self._texts[graph.targets[edges]]
         first = len(types) + len(self._own)
         found[named] = first + found[named] * len(graph.heap.strings) + texts
         found[self._own] = len(types) + np.arange(len(self._own))
@@ -151,21 +150,14 @@ class Holders:
         of, text = divmod(kind - len(types) - len(self._own), len(strings))
         return f"{types[of].name} {strings[text]}".strip()
 
-    def _edges_of_field(self, names: Collection[str]) -> _Numbers:
-        numbers = [at for at, text in enumerate(self._graph.heap.strings) if text in names]
-        labels = self._graph.labels
-        return np.flatnonzero((labels.kinds == _FIELD) & np.isin(labels.numbers, numbers))
-
-    def _sources(self, edges: _Numbers) -> _Numbers:
-        return np.searchsorted(self._graph.indptr, edges, side="right") - 1
-
     @cached_property
     def _owners(self) -> _Numbers:
         """Of each dict that is the namespace of an object: that object; else -1."""
         graph = self._graph
         found = np.full(graph.nodes, -1, np.int64)
-        for spaces in (np.flatnonzero(graph.labels.kinds == DICT), self._edges_of_field(SPACES)):
-            found[graph.targets[spaces]] = self._sources(spaces)
+        instances = np.flatnonzero(graph.labels.kinds == DICT)
+        for spaces in (instances, *(graph.field_edges(name) for name in SPACES)):
+            found[graph.targets[spaces]] = graph.sources(spaces)
         return found
 
     @cached_property

@@ -26,8 +26,9 @@ from tracer.heap.model import BORROWED, LABEL_KINDS, TAILS, Heap
 EDGE_KINDS = (*LABEL_KINDS, "type")
 """What a reference is, by number: a dump's kinds, and that of an instance to its type."""
 
-ELEMENT, KEY, VALUE, DICT, WEAK, TYPE = (
-    EDGE_KINDS.index(name) for name in ("element", "key", "value", "dict", "weak", "type")
+ELEMENT, KEY, VALUE, ATTRIBUTE, DICT, WEAK, TYPE = (
+    EDGE_KINDS.index(name)
+    for name in ("element", "key", "value", "attribute", "dict", "weak", "type")
 )
 _ELEMENTS = "elements"
 FRAME, HELD, IMMORTAL = "frame", "C code", "immortal"

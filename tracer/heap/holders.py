@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from tracer.heap.graph import DICT, EDGE_KINDS, ELEMENT, FRAME, KEY, VALUE, Label
+from tracer.heap.graph import ATTRIBUTE, DICT, EDGE_KINDS, ELEMENT, FRAME, KEY, VALUE, Label
 from tracer.heap.names import SPACES, Names
 
 _CONTAINERS = 3
@@ -79,11 +79,13 @@ class Holders:
         sources = graph.sources(edges)
         kinds, numbers = graph.labels.kinds[edges], graph.labels.numbers[edges].astype(np.int64)
         values, items = kinds == VALUE, (kinds == ELEMENT) | (kinds == KEY)
-        owned = values & (self._owners[sources] >= 0)
-        holder = self._kinds[np.where(owned, self._owners[sources], sources)]
+        owner = self._owners[sources]
+        owned = (owner >= 0) & (values | (kinds == ATTRIBUTE))
+        holder = self._kinds[np.where(owned, owner, sources)]
         numbers[values] = self._texts[numbers[values]]
         numbers[items] = 0
-        label = (owned.astype(np.int64) << 48) | (kinds.astype(np.int64) << 40) | numbers
+        kinds = np.where(owned & (numbers > 0), ATTRIBUTE, kinds)
+        label = (kinds.astype(np.int64) << 40) | numbers
         anonymous = items | (values & ~owned)
         above = np.full(len(edges), -1, np.int64)
         outer: list[str] = []
@@ -113,10 +115,10 @@ class Holders:
 
     def _written(self, label: int) -> str:
         """``.name``, ``['key']``, ``[…]`` …, see ``_described``."""
-        owned, kind, number = label >> 48, (label >> 40) & 0xFF, label & 0xFFFFFFFF
+        kind, number = label >> 40, label & 0xFFFFFFFF
         text = self._graph.heap.strings[number] if number else ""
         if kind == VALUE:
-            return (f".{text}" if owned else f"[{text!r}]") if text else "[…]"
+            return f"[{text!r}]" if text else "[…]"
         if kind == ELEMENT:
             return "[…]"
         return self._names.written(Label(EDGE_KINDS[kind], text, -1, -1), -1)

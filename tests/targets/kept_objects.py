@@ -118,6 +118,8 @@ HEAD = chain(2000)
 COMMON = [large(number) for number in range(EACH)]
 HOLDERS = [Holder(COMMON[:], 1), Holder(None, 2)]
 HOLDERS[1].shared = HOLDERS[0].shared
+ASKED = Holder(None, 3)
+vars(ASKED)
 COUNTERS = {large(1): counter()}
 GENERATORS = (generated(),)
 next(GENERATORS[0])
@@ -131,7 +133,6 @@ STARTED.wait()
 ITEM = CACHE._items["item-7"]
 STATE = COUNTERS[large(1)].__closure__[0].cell_contents
 IN_GENERATOR = GENERATORS[0].gi_frame.f_locals["kept_in_generator"]
-# Of Python 3.12 and before, an instance that was asked for its __dict__ has one: none was.
 TRUTH = [
     (CACHE, "__main__.CACHE", going_with(CACHE)),
     (CACHE._items, "__main__.CACHE._items", going_with(CACHE._items)),
@@ -143,6 +144,9 @@ TRUTH = [
     (HOLDERS[0], "__main__.HOLDERS[0]", going_with(HOLDERS[0]) - going_with(HOLDERS[0].shared)),
     (HOLDERS[0].shared, "__main__.HOLDERS[0].shared", going_with(HOLDERS[0].shared)),
     (HOLDERS[1].own, "__main__.HOLDERS[1].own", going_with(HOLDERS[1].own)),
+    (ASKED, "__main__.ASKED",
+     sys.getsizeof(ASKED) + sys.getsizeof(vars(ASKED)) + going_with(ASKED.own)),
+    (ASKED.own, "__main__.ASKED.own", going_with(ASKED.own)),
     (STATE, "__main__.counter.<locals>.count<closure state>", going_with(STATE)),
     (IN_GENERATOR, "__main__.GENERATORS[0]<variable kept_in_generator of generated>",
      going_with(IN_GENERATOR)),

@@ -6,7 +6,7 @@ heap type to its type, which a dump does not store, is. Everything is computed w
 first asked for, and kept.
 
 Memory beside the heap's own columns, bytes for each node and reference: ``rows`` 8 and 4,
-``labels`` 0 and 5, ``reverse`` 8 and 4, ``idom`` and ``retained`` 12 (and 48 and 4 more
+``labels`` 0 and 5, ``reverse`` 8 and 4, ``idom`` and ``retained`` 12 (and 48 and up to 8 more
 while they are computed), ``before`` 4.
 """
 
@@ -26,8 +26,9 @@ from tracer.heap.model import BORROWED, LABEL_KINDS, TAILS, Heap
 EDGE_KINDS = (*LABEL_KINDS, "type")
 """What a reference is, by number: a dump's kinds, and that of an instance to its type."""
 
-ELEMENT, KEY, VALUE, DICT, WEAK, TYPE = (
-    EDGE_KINDS.index(name) for name in ("element", "key", "value", "dict", "weak", "type")
+ELEMENT, KEY, VALUE, ATTRIBUTE, DICT, WEAK, TYPE = (
+    EDGE_KINDS.index(name)
+    for name in ("element", "key", "value", "attribute", "dict", "weak", "type")
 )
 _ELEMENTS = "elements"
 FRAME, HELD, IMMORTAL = "frame", "C code", "immortal"
@@ -243,6 +244,32 @@ class Graph:
             name = self.heap.strings[columns["reference_name"][row]]
             yield Root(FRAME, name, int(columns["reference_frame"][row]), kind)
 
+    def field_edges(self, *names: str) -> npt.NDArray[np.int64]:
+        """All references (numbers) that are a field of CPython's structures of such a name.
+
+        Of an object that has several of them, the first.
+        """
+        columns = self.heap.columns
+        place = np.full(len(columns["shape_count"]), -1, np.int64)
+        wanted = [at for at, text in enumerate(self.heap.strings) if text in names]
+        is_field = columns["label_kind"] == EDGE_KINDS.index("field")
+        head = np.flatnonzero(is_field & np.isin(columns["label_name"], wanted))
+        shapes = np.searchsorted(self._shape_first, head.astype(np.uint64), side="right") - 1
+        for shape in np.unique(shapes).tolist():
+            labels, _ = self._head_of(shape)
+            place[shape] = next(
+                at for at, one in enumerate(labels) if one.kind == "field" and one.name in names
+            )
+        places = place[columns["shape"]]
+        nodes = np.flatnonzero(places >= 0)
+        edges: npt.NDArray[np.int64] = self.indptr[nodes] + places[nodes]
+        return edges
+
+    def sources(self, edges: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """The nodes that have these references."""
+        found: npt.NDArray[np.int64] = np.searchsorted(self.indptr, edges, side="right") - 1
+        return found
+
     def label(self, edge: int, source: int | None = None) -> Label:
         """What reference number ``edge`` is called. ``source``: whose it is, where known."""
         node = self.source(edge) if source is None else source
@@ -268,7 +295,9 @@ class Graph:
 
     def head(self, node: int) -> tuple[tuple[Label, ...], str]:
         """The labels of a node's first references, and what follows them (TAILS)."""
-        shape = int(self.heap.columns["shape"][node])
+        return self._head_of(int(self.heap.columns["shape"][node]))
+
+    def _head_of(self, shape: int) -> tuple[tuple[Label, ...], str]:
         if shape not in self._shapes:
             columns = self.heap.columns
             first = int(self._shape_first[shape])
@@ -286,7 +315,7 @@ class Graph:
 
     def source(self, edge: int) -> int:
         """The node that has reference number ``edge``."""
-        return int(np.searchsorted(self.indptr, edge, side="right")) - 1
+        return int(self.sources(np.array([edge]))[0])
 
     def edges_of(self, node: int) -> range:
         """The numbers of a node's references."""

@@ -6,17 +6,16 @@ the attribute. Where the source is a container, the name of what refers to that 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from tracer.heap.graph import DICT, EDGE_KINDS, ELEMENT, FRAME, KEY, VALUE, Label
+from tracer.heap.graph import ATTRIBUTE, DICT, EDGE_KINDS, ELEMENT, FRAME, KEY, VALUE, Label
 from tracer.heap.names import SPACES, Names
 
-_FIELD = EDGE_KINDS.index("field")
 _CONTAINERS = 3
 """So many containers in each other are gone through for a name."""
 
@@ -77,14 +76,16 @@ class Holders:
     def _described(self, edges: _Numbers, levels: int) -> _Described:
         """Names for references (numbers of them)."""
         graph = self._graph
-        sources = self._sources(edges)
+        sources = graph.sources(edges)
         kinds, numbers = graph.labels.kinds[edges], graph.labels.numbers[edges].astype(np.int64)
         values, items = kinds == VALUE, (kinds == ELEMENT) | (kinds == KEY)
-        owned = values & (self._owners[sources] >= 0)
-        holder = self._kinds[np.where(owned, self._owners[sources], sources)]
+        owner = self._owners[sources]
+        owned = (owner >= 0) & (values | (kinds == ATTRIBUTE))
+        holder = self._kinds[np.where(owned, owner, sources)]
         numbers[values] = self._texts[numbers[values]]
         numbers[items] = 0
-        label = (owned.astype(np.int64) << 48) | (kinds.astype(np.int64) << 40) | numbers
+        kinds = np.where(owned & (numbers > 0), ATTRIBUTE, kinds)
+        label = (kinds.astype(np.int64) << 40) | numbers
         anonymous = items | (values & ~owned)
         above = np.full(len(edges), -1, np.int64)
         outer: list[str] = []
@@ -114,10 +115,10 @@ class Holders:
 
     def _written(self, label: int) -> str:
         """``.name``, ``['key']``, ``[…]`` …, see ``_described``."""
-        owned, kind, number = label >> 48, (label >> 40) & 0xFF, label & 0xFFFFFFFF
+        kind, number = label >> 40, label & 0xFFFFFFFF
         text = self._graph.heap.strings[number] if number else ""
         if kind == VALUE:
-            return (f".{text}" if owned else f"[{text!r}]") if text else "[…]"
+            return f"[{text!r}]" if text else "[…]"
         if kind == ELEMENT:
             return "[…]"
         return self._names.written(Label(EDGE_KINDS[kind], text, -1, -1), -1)
@@ -135,8 +136,8 @@ class Holders:
         """
         graph, types = self._graph, self._graph.heap.types
         found = graph.heap.columns["type"].astype(np.int64)
-        edges = self._edges_of_field({"gi_qualname"})
-        named, texts = self._sources(edges), self._texts[graph.targets[edges]]
+        edges = graph.field_edges("gi_qualname")
+        named, texts = graph.sources(edges), self._texts[graph.targets[edges]]
         first = len(types) + len(self._own)
         found[named] = first + found[named] * len(graph.heap.strings) + texts
         found[self._own] = len(types) + np.arange(len(self._own))
@@ -151,21 +152,14 @@ class Holders:
         of, text = divmod(kind - len(types) - len(self._own), len(strings))
         return f"{types[of].name} {strings[text]}".strip()
 
-    def _edges_of_field(self, names: Collection[str]) -> _Numbers:
-        numbers = [at for at, text in enumerate(self._graph.heap.strings) if text in names]
-        labels = self._graph.labels
-        return np.flatnonzero((labels.kinds == _FIELD) & np.isin(labels.numbers, numbers))
-
-    def _sources(self, edges: _Numbers) -> _Numbers:
-        return np.searchsorted(self._graph.indptr, edges, side="right") - 1
-
     @cached_property
     def _owners(self) -> _Numbers:
         """Of each dict that is the namespace of an object: that object; else -1."""
         graph = self._graph
         found = np.full(graph.nodes, -1, np.int64)
-        for spaces in (np.flatnonzero(graph.labels.kinds == DICT), self._edges_of_field(SPACES)):
-            found[graph.targets[spaces]] = self._sources(spaces)
+        instances = np.flatnonzero(graph.labels.kinds == DICT)
+        for spaces in (instances, *(graph.field_edges(name) for name in SPACES)):
+            found[graph.targets[spaces]] = graph.sources(spaces)
         return found
 
     @cached_property

@@ -29,6 +29,9 @@ _ATTRIBUTES = frozenset({"attribute", "slot", "member"})
 SPACES = frozenset({"__dict__", "md_dict", "func_dict", "od_inst_dict"})
 """Fields that refer to a namespace."""
 
+_IN_SPACE = frozenset({"value", "attribute"})
+"""What an instance's dict has, whether it shares its table of keys with others or not."""
+
 _RANK = ("attribute", "slot", "member", "value", "local", "field", "element", "dict", "key",
          "stack", "guess", "type")  # fmt: skip
 """Which of several references between the same two objects is said."""
@@ -277,7 +280,7 @@ class Names:
                 parts.append(closure)
                 at += 3
                 continue
-            if following and following.kind == "value" and self._is_space(step):
+            if following and following.kind in _IN_SPACE and self._is_space(step):
                 parts.append(_attribute(following.text))
                 at += 2
                 continue

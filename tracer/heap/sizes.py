@@ -66,9 +66,9 @@ def by_type(graph: Graph, limit: int) -> list[Row]:
 def by_module(names: Names, limit: int) -> list[Row]:
     """The modules that keep most, the largest first.
 
-    A module's objects are itself, its namespace, its classes and their instances, and what
-    is of CPython's own types (lists, strings, functions …) and kept alive by those alone.
-    So each object belongs to one module, or to none (``SHARED``).
+    A module's objects are itself, its namespace, its functions, classes and their instances,
+    its generators and coroutines, and whatever else is kept alive by those alone. So each
+    object belongs to one module, or to none (``SHARED``).
     """
     graph = names.graph
     modules: list[str] = sorted(
@@ -76,8 +76,16 @@ def by_module(names: Names, limit: int) -> list[Row]:
     )
     number = {name: at for at, name in enumerate(modules)}
     none = len(modules)
-    own = np.array([none if _is_common(one) else number[one.module] for one in graph.heap.types])
-    group = own.astype(np.uint32)[graph.heap.columns["type"]]
+    functions, of = _functions(graph, number)
+    written = set(np.unique(of).tolist())
+    own = [
+        number[one.module] if _is_written(one) and number[one.module] in written else none
+        for one in graph.heap.types
+    ]
+    group = np.array(own, np.uint32)[graph.heap.columns["type"]]
+    group[functions] = of
+    running = graph.field_edges("function")  # of a generator's frame
+    group[graph.sources(running)] = group[graph.targets[running]]
     for node, kind in names.classes.items():
         group[node] = number[kind.module]
     for node, name in names.modules.items():
@@ -85,6 +93,20 @@ def by_module(names: Names, limit: int) -> list[Row]:
     found = graph.grouped(group, none, inherit=True)
     group = np.minimum(found.group, none)
     return _rows([*modules, SHARED], group, graph.shallow, [*found.retained.tolist(), 0], limit)
+
+
+def _functions(
+    graph: Graph, number: dict[str, int]
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.uint32]]:
+    """Functions, and the numbers of their modules."""
+    columns, strings = graph.heap.columns, graph.heap.strings
+    texts = np.zeros(graph.nodes, np.int64)
+    texts[columns["text_node"]] = columns["text"]
+    known = np.array([number.get(text, len(number)) for text in strings], np.uint32)
+    edges = graph.field_edges("func_module")
+    of = known[texts[graph.targets[edges]]]
+    certain = of < len(number)
+    return graph.sources(edges)[certain], of[certain]
 
 
 def _rows(
@@ -103,9 +125,9 @@ def _rows(
     ]
 
 
-def _is_common(kind: HeapType) -> bool:
-    """Whether a type is one of CPython's own, which say nothing of who made an object."""
-    return kind.module in {"", "builtins"} or kind.name in _own_types()
+def _is_written(kind: HeapType) -> bool:
+    """Whether a type may be a class of Python code: C's say nothing of who made an object."""
+    return kind.heap and kind.module not in {"", "builtins"} and kind.name not in _own_types()
 
 
 @cache

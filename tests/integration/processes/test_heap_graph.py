@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import igraph
 import numpy as np
 import pytest
 
@@ -65,8 +66,19 @@ def test_retained_sizes_and_names_are_the_targets_own(
     retained = graph.grouped(graph.heap.columns["type"], len(graph.heap.types)).retained
     by_type = {one.name: int(retained[at]) for at, one in enumerate(graph.heap.types)}
     assert truth["types"] == {name: by_type[name] for name in truth["types"]}
+    assert_dominators_are_those_of_igraph(graph)
     shared = np.flatnonzero(graph.kept_by(np.array([node[truth["objects"][0]["address"]]])))
     assert int(graph.shallow[shared].sum()) == truth["objects"][0]["retained"]
+
+
+def assert_dominators_are_those_of_igraph(graph: Graph) -> None:
+    source = graph.sources(np.arange(graph.edges))
+    live = graph.reachable
+    edges = np.stack([source, graph.targets], axis=1)[live[source]].tolist()
+    edges += [(graph.super_root, root) for root in graph.roots.tolist()]
+    whole = igraph.Graph(graph.nodes + 1, edges, directed=True)
+    theirs = np.array(whole.dominator(graph.super_root, mode="out"))[: graph.nodes]
+    assert np.array_equal(theirs[live], graph.idom[live])
 
 
 def said(*words: str | Path) -> list[dict[str, Any]]:

@@ -15,8 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from examples.scenarios import scenarios
-from tests.interpreters import Interpreter, launch
+from tests.interpreters import Interpreter, launch, scratch
 from tests.processes import read_line, started, wait_ready, wait_until
+from tracer.heap.matching import NONE, Matching, Side
+from tracer.heap.sizes import read_graph
 
 TARGETS = Path(__file__).parent / "targets"
 _TLS_SECONDS = 600
@@ -130,3 +132,35 @@ def churning_server(interpreter: Interpreter) -> Iterator[Leaking]:
 
         more(100)
         yield Leaking(process.pid, more, lambda: kept)
+
+
+def told_apart(interpreter: Interpreter) -> Iterator[tuple[str, int]]:
+    """Of each thing of targets/replacing.py what became of it, and if it was seen as the same.
+
+    It ``stayed``, is ``gone``, or its address was ``reused`` by another thing.
+    """
+    script, numbers, sides = TARGETS / "replacing.py", [], []
+    pipe = subprocess.PIPE
+    with scratch(interpreter) as directory:
+        truth, path = directory / "truth", directory / "heap"
+        with started(launch(interpreter, script, [truth], stdin=pipe, stdout=pipe)) as process:
+            wait_ready(process)
+            for _ in range(2):
+                if process.stdin is None:
+                    raise AssertionError("started without a pipe")
+                process.stdin.write(b"\n")
+                process.stdin.flush()
+                read_line(process)
+                lines = (line.split() for line in truth.read_text().splitlines())
+                numbers.append({int(address): number for address, number in lines})
+                parkscope("dump", process.pid, "-o", path, "--force")
+                sides.append(Side.of(read_graph(path, lambda _phase, _done, _total: None)))
+    one, other = numbers
+    pair = Matching(*sides).pair
+    for node, address in enumerate(sides[0].graph.heap.columns["address"].tolist()):
+        if address in one:
+            what = "gone" if address not in other else "reused"
+            yield (
+                "stayed" if other.get(address) == one[address] else what,
+                int(pair[node] != NONE),
+            )

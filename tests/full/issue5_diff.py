@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from tests.full import Figure, at_least, exactly, must_show
-from tests.heap_growth import churning_server, dumps, parkscope, tls_server, web_app
+from tests.heap_growth import (
+    churning_server,
+    dumps,
+    parkscope,
+    tls_server,
+    told_apart,
+    web_app,
+)
 from tests.interpreters import Interpreter, interpreters
 
 MATRIX = [one for one in interpreters() if one.version[:2] >= (3, 11)]
@@ -87,3 +95,25 @@ def leaks(interpreter: Interpreter) -> Callable[[], Iterator[Figure]]:
 
 for one in MATRIX:
     must_show(f"{one.id}: three dumps among churn", issue=5, line=5)(leaks(one))
+
+
+def matched(interpreter: Interpreter) -> Callable[[], Iterator[Figure]]:
+    """One interpreter: what is taken for the same object, against what knows it."""
+
+    def measure() -> Iterator[Figure]:
+        counts = Counter(told_apart(interpreter))
+        name = interpreter.id
+        stayed, reused = (counts[kind, 0] + counts[kind, 1] for kind in ("stayed", "reused"))
+        note = f"of {stayed}; one in fifty or so moved to another container"
+        share = 100 * counts["stayed", 1] / stayed
+        yield Figure(share, f"{name}: % of those that stayed seen as the same", at_least(98), note)
+        share = 100 * counts["reused", 1] / reused
+        note = f"of {reused}: each replaced in its place by its like"
+        yield Figure(share, f"{name}: % of others at their address taken for them", None, note)
+        yield Figure(counts["gone", 1], f"{name}: gone and seen as the same", exactly(0))
+
+    return measure
+
+
+for one in MATRIX:
+    must_show(f"{one.id}: addresses used again", issue=5, line=5)(matched(one))

@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 
 import tracer.heap.graph_code
+import tracer.heap.marking
 import tracer.heap.matching
 import tracer.heap.text_rows
 from probes.errors import ParkscopeError
@@ -37,12 +38,13 @@ from tracer.heap.reader import DTYPES, HeapFile
 from tracer.heap.writer import write
 
 _NONSENSE: tuple[Any, ...] = (None, -1, 1 << 40, 1.5, "", "\x1b[2J", [], {}, True, "x" * 300)
-_UNITS = (tracer.heap.graph_code, tracer.heap.matching, tracer.heap.text_rows)
+MASK = (1 << 64) - 1
+_UNITS = (tracer.heap.marking, tracer.heap.graph_code, tracer.heap.matching, tracer.heap.text_rows)
 
 
 def run(path: Path, count: int, seed: int) -> dict[str, Any]:
     """One run in a process of its own; raises AssertionError with what a sanitizer said."""
-    for unit in ("graph", "match"):
+    for unit in ("graph", "marks", "match"):
         built(unit, SANITIZERS)
     return sanitized("text", "tests.compare_damage", [str(path), str(count), str(seed)])
 
@@ -103,6 +105,25 @@ def use(directory: Path, heaps: list[Heap], chance: random.Random) -> bool:
     return True
 
 
+def mark_nonsense(chance: random.Random) -> None:
+    """Marks of objects at random places of a random image, with random structures."""
+    image = np.frombuffer(chance.randbytes(chance.randrange(1, 4096)), np.uint8).copy()
+    count = 64
+    pick = [0, 7, 16, 32, 40, len(image) - 8, len(image), len(image) + 1, 1 << 62, (1 << 64) - 1]
+    offset, room, places = (
+        np.array([chance.choice([*pick, chance.randrange(4096)]) & MASK for _ in range(size)],
+                 np.uint64)
+        for size in (count, count, 9)
+    )  # fmt: skip
+    kind = np.array([chance.randrange(7) for _ in range(count)], np.uint8)
+    key, mark = np.zeros(2, np.uint64), np.zeros(count, np.uint16)
+    tracer.heap.marking.library().marks_of(
+        image.ctypes.data, len(image), places.ctypes.data, key.ctypes.data, count,
+        offset.ctypes.data, offset.ctypes.data, room.ctypes.data, kind.ctypes.data,
+        mark.ctypes.data,
+    )  # fmt: skip
+
+
 def main(path: Path, count: int, seed: int) -> dict[str, Any]:
     """So many trials."""
     for module in _UNITS:
@@ -116,6 +137,8 @@ def main(path: Path, count: int, seed: int) -> dict[str, Any]:
             begun = time.monotonic()
             heaps = [damaged(heap, chance) if chance.random() < 0.6 else heap for _ in range(3)]
             ended += use(Path(directory), heaps, chance)
+            for _ in range(20):
+                mark_nonsense(chance)
             longest = max(longest, time.monotonic() - begun)
     return {"tried": count, "ended": ended, "longest_s": longest}
 

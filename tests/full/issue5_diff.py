@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from tests.full import Figure, at_least, exactly, must_show
+from tests.full import Figure, at_least, at_most, exactly, must_show
 from tests.heap_growth import (
     churning_server,
     dumps,
@@ -109,7 +109,9 @@ def matched(interpreter: Interpreter) -> Callable[[], Iterator[Figure]]:
         yield Figure(share, f"{name}: % of those that stayed seen as the same", at_least(98), note)
         share = 100 * counts["reused", 1] / reused
         note = f"of {reused}: each replaced in its place by its like"
-        yield Figure(share, f"{name}: % of others at their address taken for them", None, note)
+        yield Figure(
+            share, f"{name}: % of others at their address taken for them", at_most(1), note
+        )
         yield Figure(counts["gone", 1], f"{name}: gone and seen as the same", exactly(0))
 
     return measure

@@ -6,16 +6,18 @@ count as the same only if
 * the dumps are of one process (``same_process``),
 * their types are the same, which are at the same address and of the same name,
 * what never changes agrees: the length of ``str`` and ``bytes``, their text where both dumps
-  have it, the size of an ``int``, and each reference of a tuple, frozenset, bound method,
-  slice or range,
+  have it, the size of an ``int``, the marks of all these and of ``float`` (``marking.py``), and
+  each reference of a tuple, frozenset, bound method, slice or range,
 * and a way of references leads to it from a root that both dumps have, of which each step
   is in both: the same object refers to it; of the items of a list or deque, those count
-  that stand in the same order as before.
+  that stand in the same order as before,
+* and, of an instance of a class: not all that it alone keeps is another than before.
 
-Of the first three it is certain that what differs is another object. The last is a rule of
+Of the first three it is certain that what differs is another object. The others are rules of
 thumb: an object that moved from one container to another, or within a list, counts as gone
-and new; one that was replaced by another of its type, which by chance stands at the same
-address and is referred to by the same object, counts as the same.
+and new, as does one of which everything was replaced but itself; one that was replaced by its
+like, which by chance stands at the same address and is referred to by the same object,
+counts as the same if nothing in it has a mark, or there are no marks.
 """
 
 from __future__ import annotations
@@ -31,13 +33,15 @@ import numpy.typing as npt
 
 from probes.errors import ParkscopeError
 from tracer.heap.build import built
-from tracer.heap.graph import Graph
+from tracer.heap.graph import DICT, Graph
 from tracer.heap.model import Heap
 from tracer.heap.node_names import lengths
 from tracer.heap.roots import frame_roots, thread_of
 
 NONE = -1
+_MOST_LAYERS = 4  # an instance, the dict of its attributes, and such in those
 _FIXED_REFERENCES = frozenset({"tuple", "frozenset", "method", "slice", "range"})
+_INSTANCES = frozenset({"plain", "scan"})
 _ORDERED = frozenset({"list", "deque"})
 _FIXED_SIZE = frozenset({"int", "tuple", "frozenset"})
 
@@ -108,6 +112,7 @@ class Matching:
                 hint="Close other programs, or try later.",
             )
         pair[same == 0] = NONE
+        self._leave_out_doubtful(pair)
         return pair
 
     @cached_property
@@ -121,6 +126,34 @@ class Matching:
     @property
     def _heap(self) -> Heap:
         return self.first.graph.heap
+
+    def _leave_out_doubtful(self, pair: npt.NDArray[np.int32]) -> None:
+        """Take the pair from instances that keep things alone, all of them others than before.
+
+        Their ways were followed all the same: what they refer to may be the same.
+        """
+        graph = self.first.graph
+        whole = np.append(self._instances(), [False, False])
+        nodes = np.flatnonzero(whole[graph.idom])
+        owner = graph.idom[nodes]
+        owns = np.bincount(owner, minlength=len(pair)) > 0
+        other = self.second.graph
+        keeps = np.bincount(other.idom, minlength=other.nodes + 2) > 0
+        for _ in range(_MOST_LAYERS):
+            kept = np.bincount(owner[pair[nodes] != NONE], minlength=len(pair)) > 0
+            doubtful = owns & ~kept & (pair != NONE) & keeps[pair]
+            if not doubtful.any():
+                return
+            pair[doubtful] = NONE
+
+    def _instances(self) -> npt.NDArray[np.bool_]:
+        """Instances of classes that are no containers, and the dicts of their attributes."""
+        graph = self.first.graph
+        found = self._of_types(
+            one.heap and one.kind in _INSTANCES for one in self._heap.types
+        ).astype(bool)
+        found[graph.targets[graph.labels.kinds == DICT]] = True
+        return found
 
     def _of_types(self, which: Iterable[bool]) -> npt.NDArray[np.uint8]:
         """Per object of the first dump what its type is."""
@@ -144,6 +177,7 @@ class Matching:
         sized = np.array([kind.name in _FIXED_SIZE for kind in one.types], bool)[kinds]
         agrees &= ~sized | (one.columns["size"] == other.columns["size"][pair])
         agrees &= _same_texts(one, other, pair)
+        agrees &= _same_marks(one, other, pair)
         pair[~agrees] = NONE
         return pair
 
@@ -190,6 +224,17 @@ def _same_texts(one: Heap, other: Heap, pair: npt.NDArray[np.int32]) -> npt.NDAr
     nodes = one.columns["text_node"]
     there = text[pair[nodes]]
     agrees[nodes] = (there == NONE) | (there == known[one.columns["text"]])
+    return agrees
+
+
+def _same_marks(one: Heap, other: Heap, pair: npt.NDArray[np.int32]) -> npt.NDArray[np.bool_]:
+    """False where both dumps have a mark of an object, and it is not the same."""
+    agrees = np.ones(len(pair), bool)
+    mark = np.zeros(other.nodes, np.uint16)
+    mark[other.columns["mark_node"]] = other.columns["mark"]
+    nodes = one.columns["mark_node"]
+    there = mark[pair[nodes]]
+    agrees[nodes] = (there == 0) | (one.columns["mark"] == 0) | (there == one.columns["mark"])
     return agrees
 
 

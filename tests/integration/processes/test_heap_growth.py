@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from tests.heap_growth import (
     dumps,
     parkscope,
     tls_server,
+    told_apart,
     web_app,
 )
 from tests.interpreters import Interpreter, get, matrix
@@ -115,6 +117,15 @@ def heap(*words: Any) -> subprocess.CompletedProcess[str]:
         text=True,
         check=False,
     )
+
+
+@matrix("pyenv-3.13")  # uses addresses again most readily
+def test_what_was_replaced_in_its_place_is_told_apart(interpreter: Interpreter) -> None:
+    counts = Counter(told_apart(interpreter))
+    assert counts["reused", 0] > 500
+    assert counts["reused", 1] <= counts["reused", 0] / 100
+    assert counts["gone", 1] == 0
+    assert counts["stayed", 1] >= 0.98 * (counts["stayed", 0] + counts["stayed", 1])
 
 
 @pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler")

@@ -9,11 +9,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from probes.errors import UnknownObject
 from tracer.heap.dump import Progress
 from tracer.heap.graph import Graph
 from tracer.heap.matching import NONE, Matching, Side, same_process
 from tracer.heap.model import BORROWED, TAIL_STEP, Heap
 from tracer.heap.names import Names
+from tracer.heap.retainers import find
 from tracer.heap.sites import Keepers, Sites
 from tracer.heap.sizes import read_graph
 from tracer.heap.threads import Place, Standing, standing
@@ -30,8 +32,8 @@ def diff(
 ) -> dict[str, Any]:  # fmt: skip
     """What differs, for JSON: README.md says what the keys are. ``limit``: of each list.
 
-    ``only``: a type whose objects are listed one by one. Raises HeapDumpError, OSError,
-    BackendUnavailable (no compiler).
+    ``only``: a type whose objects are listed one by one. Raises UnknownObject for one that
+    neither has, HeapDumpError, OSError, BackendUnavailable (no compiler).
     """
     tell = progress or (lambda _phase, _done, _total: None)
     sides = Side.of(read_graph(first, tell)), Side.of(read_graph(second, tell))
@@ -227,6 +229,8 @@ def _each(matching: Matching, names: Names, only: str, limit: int) -> list[dict[
     """The objects of one type that are new, grown or gone, by what changed with them."""
     one, other = matching.first.graph, matching.second.graph
     nodes, old = _of_type(other, only), _of_type(one, only)
+    if not len(nodes) and not len(old):
+        find(other, only)  # says which types have such a name
     born = nodes[matching.back[nodes] == NONE]
     gone = old[matching.pair[old] == NONE]
     same = old[matching.pair[old] != NONE]
@@ -254,5 +258,7 @@ def _each(matching: Matching, names: Names, only: str, limit: int) -> list[dict[
 
 
 def _of_type(graph: Graph, only: str) -> npt.NDArray[np.int64]:
-    wanted = np.array([one.name == only for one in graph.heap.types] or [False])
-    return np.flatnonzero(wanted[graph.heap.columns["type"]])
+    try:
+        return find(graph, only)
+    except UnknownObject:
+        return np.zeros(0, np.int64)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from probes.errors import UsageError
+from probes.errors import UnknownObject, UsageError
 from tests.made_heaps import Made, MadeHeap
 from tracer.heap.diff import diff
 from tracer.heap.leaks import leaks
@@ -115,6 +115,12 @@ def test_diff_says_what_is_new_gone_and_grown(tmp_path: Path) -> None:
     assert sorted(changes) == [("gone", 2100), ("new", 3000), ("new", 3100)]
     assert found["notes"] == []
     assert diff(other, one)["notes"] == ["the second dump was written before the first one"]
+
+
+def test_a_type_that_neither_has_is_refused(tmp_path: Path) -> None:
+    one = MadeHeap(kept(2000)).write(tmp_path / "one")
+    with pytest.raises(UnknownObject, match="Thingy"):
+        diff(one, one, only="Thingy")
 
 
 def test_other_processes_are_compared_by_type(tmp_path: Path) -> None:

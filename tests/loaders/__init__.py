@@ -59,7 +59,7 @@ def install() -> str | None:
         for path in _files():
             shutil.copy(path, folder)
         command = ["npm", "install", "--ignore-scripts", "--no-audit", "--no-fund",
-                   "--no-package-lock", "--fetch-retries=1", "--fetch-timeout=20000"]  # fmt: skip
+                   "--no-package-lock", "--fetch-retries=0", "--fetch-timeout=20000"]  # fmt: skip
         done = subprocess.run(
             command, cwd=folder, stdin=subprocess.DEVNULL, capture_output=True, text=True,
             timeout=_INSTALL_SECONDS, check=False,
@@ -67,7 +67,8 @@ def install() -> str | None:
     except (OSError, subprocess.TimeoutExpired) as error:
         return f"npm failed: {error}"
     if done.returncode:
-        return f"npm failed: {done.stderr.strip()[-300:]}"
+        first = done.stderr.strip().partition("\n")[0]
+        return f"npm failed: {first or done.returncode}"
     (folder / ".complete").touch()
     return None
 

@@ -128,7 +128,7 @@ class Keepers:
         What differs between the objects is left open: ``app.cache[…]``.
         """
         ways = [self._names.way(node) for node in site.nodes[:_SAMPLES].tolist()]
-        return _common(ways), self.alone(site)
+        return common_name(ways), self.alone(site)
 
     def alone(self, site: Site) -> str:
         """The older object that alone keeps the site's objects; empty where there is none."""
@@ -139,7 +139,7 @@ class Keepers:
         return self._names.name(keeper)
 
 
-def _common(ways: Sequence[Way]) -> str:
+def common_name(ways: Sequence[Way]) -> str:
     """One name for several: as it is if all are the same, else with open places."""
     names, opened = [way.name for way in ways], [_open_thread(way) for way in ways]
     both = [_INDEX.sub(_ANY, name) for name in opened]

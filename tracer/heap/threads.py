@@ -26,7 +26,7 @@ def standing(heap: Heap) -> Counter[Standing]:
     """How many threads stand where."""
     stacks: dict[int, list[Place]] = {number: [] for number in range(len(heap.threads))}
     for frame in heap.frames:
-        if frame.get("owner") == "thread" and (number := thread_of(heap, frame)) >= 0:
+        if (number := thread_of(heap, frame)) >= 0:
             stacks[number].append(_place(frame))
     return Counter(map(_standing, stacks.values()))
 

@@ -49,7 +49,9 @@ def tls_leak(interpreter: Interpreter) -> Callable[[], Iterator[Figure]]:
         )
         sites = {row["type"]: row for row in reversed(found["sites"])}
         sockets = sites.get("ssl.SSLSocket", {"objects": 0, "name": "not found"})
-        yield Figure(sockets["objects"], f"{name}: sockets more", exactly(grown), sockets["name"])
+        note = f"{sockets['objects']}: {sockets['name']}"
+        # A peer that behaves may be there at a dump, too.
+        yield Figure(abs(sockets["objects"] - grown), f"{name}: sockets off", at_most(2), note)
 
     return measure
 

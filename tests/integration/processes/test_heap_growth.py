@@ -44,13 +44,13 @@ def test_diff_names_the_threads_and_sockets_of_a_tls_leak(
     assert threads["from"]["file"].endswith("tls_leak.py")
     sites = {row["type"]: row for row in reversed(found["sites"])}
     sockets = sites["ssl.SSLSocket"]
-    assert sockets["objects"] == grown
+    assert abs(sockets["objects"] - grown) <= 2
     assert sockets["name"].startswith("(each thread) SSLSocket.")  # a method of the parked ones
     assert sockets["name"].endswith(" self")
-    assert abs(sites["threading.Thread"]["objects"] - grown) <= 1
+    assert abs(sites["threading.Thread"]["objects"] - grown) <= 2
     named = {row["name"]: row for row in found["grown"]}
     active = named["threading._active"]
-    assert abs(active["items_after"] - active["items_before"] - grown) <= 1
+    assert abs(active["items_after"] - active["items_before"] - grown) <= 2
 
 
 def test_diff_names_the_leak_of_a_web_app(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 ParkscopeError                exit  what it means
 ├── UsageError                   2  the command line or a config file is wrong
+│   └── UnknownObject            2  a heap dump has no such object or type
 ├── TargetError                  3  something about the target process
 │   ├── NoSuchProcess            3  no process has that PID
 │   ├── NotCPython               4  a process, but no CPython that we can read
@@ -54,6 +55,10 @@ class UsageError(ParkscopeError):
 
     exit_code = 2
     default_hint = "See 'parkscope COMMAND --help'."
+
+
+class UnknownObject(UsageError):
+    """A heap dump has no object at that address, or of that type; the hint says what is near."""
 
 
 class TargetError(ParkscopeError):

@@ -49,7 +49,12 @@ _WORDS = (0, 1, 7, 8, 0xFF, 1 << 31, (1 << 32) - 1, 1 << 47, (1 << 63) - 1, (1 <
 
 def run(what: str, path: Path, count: int, seed: int) -> dict[str, Any]:
     """One run in a process of its own; raises AssertionError with what a sanitizer said."""
-    built("walk", SANITIZERS)
+    return sanitized("walk", "tests.heap_damage", [what, str(path), str(count), str(seed)])
+
+
+def sanitized(unit: str, module: str, words: list[str]) -> dict[str, Any]:
+    """What a module says as JSON that uses a C unit, compiled with the sanitizers."""
+    built(unit, SANITIZERS)
     names = ("libasan.so", "libubsan.so")
     ask = [
         subprocess.run(
@@ -65,7 +70,7 @@ def run(what: str, path: Path, count: int, seed: int) -> dict[str, Any]:
         "UBSAN_OPTIONS": "print_stacktrace=1",
     }
     done = subprocess.run(
-        [sys.executable, "-m", "tests.heap_damage", what, str(path), str(count), str(seed)],
+        [sys.executable, "-m", module, *words],
         cwd=_ROOT, env=environment, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-4000:]

@@ -7,6 +7,8 @@ from typing import Any
 
 import click
 
+from tracer.cli_heap_compare import diff, export, leaks
+from tracer.cli_heap_graph import path, retainers, say_json, top_of_graph
 from tracer.cli_options import PATH, PID, TRACE, Duration
 
 
@@ -49,7 +51,7 @@ def dump(pid: int, path: Path, as_json: bool, quiet: bool, **how: Any) -> None:
     with progress_bars(shown=not (quiet or as_json)) as progress:
         result = do_dump(pid, path, options, progress)
     if as_json:
-        _say_json(result)
+        say_json(result)
     else:
         say("\n".join(dump_lines(result)))
 
@@ -65,7 +67,7 @@ def info(file: Path, as_json: bool) -> None:
 
     facts = find_info(file)
     if as_json:
-        _say_json(facts)
+        say_json(facts)
     else:
         say("\n".join(info_lines(facts)))
 
@@ -73,29 +75,37 @@ def info(file: Path, as_json: bool) -> None:
 @heap.command()
 @click.argument("file", type=TRACE, metavar="FILE")
 @click.option("-n", "--limit", type=click.IntRange(1), default=30, show_default=True,
-              help="How many types.")  # fmt: skip
+              help="How many rows.")  # fmt: skip
 @click.option("--by-count", is_flag=True, help="The most numerous first, not the largest.")
-@click.option("--json", "as_json", is_flag=True, help="JSON, one object per type.")
-def top(file: Path, limit: int, by_count: bool, as_json: bool) -> None:
-    """List the types of a dump by what their objects take, themselves and nothing else."""
+@click.option("--retained", is_flag=True, help="By what their objects alone keep alive.")
+@click.option("--by", type=click.Choice(["type", "module"]), default="type", show_default=True,
+              help="What is added up; modules by what they keep alive.")  # fmt: skip
+@click.option("--json", "as_json", is_flag=True, help="JSON, one object per row.")
+def top(file: Path, limit: int, by_count: bool, retained: bool, by: str, as_json: bool) -> None:
+    """List the types of a dump by what their objects take, themselves and nothing else.
+
+    With --retained, by what would go with them; with --by module, so for modules.
+    """
     from tracer.heap.summary import top as find_top
     from tracer.heap_view import top_lines
     from tracer.watch import say
 
+    if retained or by == "module":
+        if by_count:
+            raise click.UsageError("--by-count goes with neither --retained nor --by module")
+        top_of_graph(file, limit, by, as_json=as_json)
+        return
     rows = find_top(file, limit, by_count)
     if as_json:
         for kind, count, size in rows:
-            _say_json({"type": kind.name, "objects": count, "shallow_bytes": size})
+            say_json({"type": kind.name, "objects": count, "shallow_bytes": size})
     else:
         say("\n".join(top_lines(rows)))
 
 
-def _say_json(value: dict[str, object]) -> None:
-    from collector.sinks.json_lines import printable
-    from collector.trace.lines import dump as as_line
-    from tracer.watch import say
-
-    say(printable(as_line(value)).decode())
-
+heap.add_command(retainers)
+heap.add_command(path)
+for _command in (diff, leaks, export):
+    heap.add_command(_command)
 
 COMMANDS: tuple[click.Command, ...] = (heap,)

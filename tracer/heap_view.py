@@ -22,6 +22,12 @@ _PHASES: Mapping[str, str] = {
     "walk": "walking objects",
     "name": "naming",
     "write": "writing",
+    "read": "reading",
+    "references": "references",
+    "dominators": "who keeps whom",
+    "ways": "ways from roots",
+    "compare": "comparing",
+    "export": "exporting",
 }
 
 

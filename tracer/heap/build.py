@@ -43,6 +43,10 @@ UNITS: Mapping[str, Unit] = MappingProxyType(
     {
         "freeze": Unit(("freeze/*.c",), shared=False),
         "walk": Unit(("walk/*.c",), shared=True, flags=("-fvisibility=hidden",)),
+        "graph": Unit(("graph/*.c",), shared=True, flags=("-fvisibility=hidden",)),
+        "marks": Unit(("marks/*.c",), shared=True, flags=("-fvisibility=hidden",)),
+        "match": Unit(("match/*.c",), shared=True, flags=("-fvisibility=hidden",)),
+        "text": Unit(("text/*.c",), shared=True, flags=("-fvisibility=hidden",)),
     }
 )
 """Every C unit of heap dumps, by name."""

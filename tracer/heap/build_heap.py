@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tracer.heap.image import Image, Segment
+from tracer.heap.marking import marks
 from tracer.heap.model import BORROWED, TAIL_STEP, Closure, Heap
 from tracer.heap.naming import Names, Strings
 from tracer.heap.scan import ROOT_KINDS, ROOT_NAMES, Scan
@@ -24,8 +25,11 @@ _SIZED_TEXT = (1 << 27) | (1 << 28)  # bytes, str: Py_TPFLAGS_*_SUBCLASS
 _CHUNK = 1 << 20
 
 
-def build_heap(scan: Scan, meta: dict[str, Any], *, values: bool) -> Heap:
-    """Name and complete what was walked. Columns may be views: keep ``scan`` open meanwhile."""
+def build_heap(scan: Scan, meta: dict[str, Any], *, values: bool, mark_key: bytes = b"") -> Heap:
+    """Name and complete what was walked. Columns may be views: keep ``scan`` open meanwhile.
+
+    ``mark_key``: of ``marking.key_of``; without it nothing is marked.
+    """
     columns = scan.walk.columns()
     names, strings = Names(scan, columns), Strings()
     fixed = fixed_sizes(columns)
@@ -44,11 +48,13 @@ def build_heap(scan: Scan, meta: dict[str, Any], *, values: bool) -> Heap:
         "label_name": names.labels(strings),
     }
     found["text_node"], found["text"] = names.texts(strings, values=values)
+    types = names.types(fixed)
+    found["mark_node"], found["mark"] = marks(scan.image, scan.layout, columns, types, mark_key)
     closure = _consistency(scan, columns, found, strings)
     _references(columns, found, names.references(strings))
     return Heap(
         meta={**meta, "values": values, "root_kinds": [*ROOT_KINDS, "static variable"]},
-        types=names.types(fixed),
+        types=types,
         strings=strings.texts,
         columns=found,
         closure=closure,

@@ -62,7 +62,8 @@ def decode(packed: bytes, dtype: np.dtype[Any], rows: int, encoding: str) -> npt
         raise DamagedHeapDump(f"a block is encoded as {encoding!r}, which is not known")
     raw = np.frombuffer(decompress(packed, rows * dtype.itemsize), np.uint8)
     planes = raw.reshape(dtype.itemsize, rows)
-    values = np.ascontiguousarray(planes.T).reshape(-1).view(dtype)
+    # A copy always: one row would be a view of bytes, which nobody may write to.
+    values = np.array(planes.T, order="C").reshape(-1).view(dtype)
     if encoding == "delta":
         values = np.cumsum(values, dtype=dtype)  # wraps around as the differences did
     return values

@@ -34,6 +34,7 @@ Progress = Callable[[str, int, int], None]
 """Told of a phase (look, copy, walk, name, write), what is done of it, and of how much (or 0)."""
 
 _ROOT = Path(__file__).resolve().parents[2]
+_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,11 +98,21 @@ def _meta(target: Target, place: Place, image: Image) -> dict[str, Any]:
         "written_by": f"parkscope {VERSION}",
         "written_at": datetime.now(UTC).isoformat(timespec="milliseconds"),
         "pid": target.pid,
+        "process": _identity(target, place),
         "program": target.cmdline[0] if target.cmdline else "",
         "python": ".".join(map(str, place.version)),
         "image_bytes": image.size,
         "capture": facts,
         "skipped_bytes": sum(one["end"] - one["start"] for one in skipped),
+    }
+
+
+def _identity(target: Target, place: Place) -> dict[str, Any]:
+    """What two dumps of one process that ran one program have in common, beside the PID."""
+    return {
+        "boot": _BOOT_ID.read_text().strip(),
+        "start_ticks": target.start_ticks,
+        "runtime_address": place.runtime_address,
     }
 
 

@@ -32,12 +32,14 @@ _NAME_FIELDS = frozenset(
     {"__name__", "__qualname__", "func_name", "func_qualname", "func_module", "co_name",
      "co_qualname", "co_filename", "md_name", "gi_name", "gi_qualname", "d_name", "d_qualname"}
 )  # fmt: skip
-_NAMESPACE_FIELDS = frozenset({"__dict__", "md_dict", "func_dict", "od_inst_dict"})
+_NAMESPACE_FIELDS = frozenset(
+    {"__dict__", "md_dict", "func_dict", "od_inst_dict", "co_localsplusnames"}
+)
 _KINDS = ("thread", "generator", "frame object")
 _MODULE_SLOTS = 8  # __module__ is put into a class's namespace first
 _CHUNK = 1 << 18
 _NAME, _SPACE, _KEY = 1, 2, 4
-"""Bits of nodes: a name that code gives; a namespace; a key of one."""
+"""Bits of nodes: a name that code gives; a namespace, or a tuple of names; what is in one."""
 _CODE_UNIT = 2
 
 

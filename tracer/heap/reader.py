@@ -46,7 +46,7 @@ DTYPES = {
     "label_name": "u4", "excess_node": "u4", "excess": "i4", "immortal_node": "u4",
     "root_node": "u4", "root_kind": "u1", "root_name": "u4", "reference_frame": "u4",
     "reference_node": "u4", "reference_kind": "u1", "reference_name": "u4",
-    "text_node": "u4", "text": "u4",
+    "text_node": "u4", "text": "u4", "mark_node": "u4", "mark": "u2",
 }  # fmt: skip
 """The columns of version 1 and their types."""
 
@@ -254,6 +254,7 @@ class HeapFile(OpenFile):
             ("label_kind", int(columns["shape_count"].sum(dtype=np.uint64))),
             ("label_name", len(columns["label_kind"])),
             ("excess", len(columns["excess_node"])), ("text", len(columns["text_node"])),
+            ("mark", len(columns["mark_node"])),
             ("root_kind", len(columns["root_node"])), ("root_name", len(columns["root_node"])),
             *((f"reference_{part}", len(columns["reference_node"]))
               for part in ("frame", "kind", "name")),
@@ -264,7 +265,15 @@ class HeapFile(OpenFile):
         limits = dict.fromkeys(("label_name", "text", "reference_name", "root_name"), strings)
         limits |= {"label_kind": BORROWED | len(LABEL_KINDS), "root_kind": MAX_ROOT_KINDS}
         limits |= dict.fromkeys(
-            ("excess_node", "immortal_node", "root_node", "reference_node", "text_node"), nodes
+            (
+                "excess_node",
+                "immortal_node",
+                "root_node",
+                "reference_node",
+                "text_node",
+                "mark_node",
+            ),
+            nodes,
         )
         for name, limit in limits.items():
             if len(columns[name]) and int(columns[name].max()) >= limit:

@@ -259,7 +259,10 @@ class Walk(Closing):
         return nodes
 
     def flag_keys(self, nodes: npt.NDArray[np.uint8], dicts: int, keys: int) -> None:
-        """Set the bits ``keys`` of the keys of every dict that has one of the bits ``dicts``."""
+        """Set the bits ``keys`` of the keys of every dict that has one of the bits ``dicts``.
+
+        So of the items of every tuple that has.
+        """
         if len(nodes) != self.totals()["nodes"]:
             raise InternalError("bits for other nodes than there are")
         self._code.calls.walk_flag_keys(self._handle, dicts, keys, nodes.ctypes.data)

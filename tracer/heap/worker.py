@@ -21,7 +21,7 @@ import numpy as np
 import numpy.ma
 
 from probes.errors import ImplausibleMemory, MemoryReadError, ParkscopeError
-from tracer.heap import codec
+from tracer.heap import codec, marking
 from tracer.heap.build_heap import build_heap
 from tracer.heap.image import CaptureFacts, Image, Segment
 from tracer.heap.place import Place, known_types
@@ -74,6 +74,7 @@ def give_up_privileges() -> None:
 def _warm_up(order: Order, place: Place) -> None:
     """Load whatever is loaded on first use: afterwards our own files may be out of reach."""
     library()
+    marking.library()
     known_types(place, load(place.version[:2]))
     codec.encode(np.zeros(1, np.uint8), "planes")
     for name in ("utf-16-le", "utf-32-le", "latin-1"):
@@ -91,6 +92,7 @@ def work(order: Order) -> dict[str, Any]:
     """Do it; what came out. Raises ParkscopeError, OSError (writing), MemoryError."""
     place = Place(order.version, order.runtime_address, order.symbols)
     _warm_up(order, place)
+    mark_key = marking.key_of(order.meta.get("pid"))
     give_up_privileges()
     segments = tuple(Segment(*row) for row in order.segments)
     facts = CaptureFacts(0, "", 0, 0, 0, 0, 0, 0, 0, 0, "")
@@ -105,7 +107,7 @@ def work(order: Order) -> dict[str, Any]:
         done.set()
         watcher.join()
     _tell(phase="name", done=0)
-    heap = build_heap(scan, order.meta, values=order.values)
+    heap = build_heap(scan, order.meta, values=order.values, mark_key=mark_key)
     image.close()
     total = sum(map(len, heap.columns.values()))
     written = [0]

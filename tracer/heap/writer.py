@@ -171,7 +171,9 @@ def _encode(encoder: Encoder) -> tuple[tuple[str, str, str, int], bytes]:
     return (column, encoding, values.dtype.str[1:], len(values)), codec.encode(values, encoding)
 
 
-_DELTA = frozenset({"address", "excess_node", "immortal_node", "text_node", "frame_of_reference"})
+_DELTA = frozenset(
+    {"address", "mark_node", "excess_node", "immortal_node", "text_node", "frame_of_reference"}
+)
 
 
 def _blocks(heap: Heap) -> Iterator[Encoder]:

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from tests import heap_damage
+from tests import graph_damage, heap_damage
 from tests.capturing import take
 from tracer.heap.dump import walk_image
 from tracer.heap.place import place_of
@@ -26,7 +26,7 @@ pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler"),
 ]
-IMAGES, FILES = 1500, 1500
+IMAGES, FILES, GRAPHS = 1500, 1500, 1500
 LONGEST_S = 5.0
 """One image has some ten thousand objects, walked in 10 ms; the rest is for a busy machine."""
 PEAK_BYTES = 1 << 30
@@ -72,3 +72,10 @@ def test_a_damaged_dump_is_read_or_refused(bare: Path) -> None:
     assert found["ended"] < FILES / 2  # what a CRC covers is not read when it differs
     assert found["longest_s"] < LONGEST_S
     assert found["peak_bytes"] < PEAK_BYTES
+
+
+def test_a_damaged_graph_is_used_or_refused(bare: Path) -> None:
+    found = graph_damage.run(bare.with_suffix(".heap"), GRAPHS, seed=1)
+    assert found["tried"] == GRAPHS
+    assert GRAPHS / 2 < found["ended"] < GRAPHS
+    assert found["longest_s"] < LONGEST_S

@@ -33,7 +33,7 @@ from tracer.heap.model import BORROWED, Closure, Heap, HeapType
 from tracer.heap.reader import DTYPES, HeapFile
 from tracer.heap.writer import TRAILER, appearing, refuse_existing, write
 
-ANY_NUMBER = {"address", "length", "label_kind", "excess", "reference_kind", "size"}
+ANY_NUMBER = {"mark", "address", "length", "label_kind", "excess", "reference_kind", "size"}
 """Columns in which no number is wrong by itself."""
 
 
@@ -65,6 +65,8 @@ def small_heap() -> Heap:
         "reference_name": [1],
         "text_node": [3],
         "text": [2],
+        "mark_node": [3],
+        "mark": [77],
     }
     types = [
         HeapType("builtins", "type", 0, False, "type", 408),

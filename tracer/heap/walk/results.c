@@ -75,7 +75,8 @@ void walk_flag_targets(const struct walk *walk, const u8 *labels, u8 *nodes)
     }
 }
 
-/* Sets the bits `keys` in the keys of every dict that has one of the bits `dicts`. */
+/* Sets the bits `keys` in the keys of every dict that has one of the bits `dicts`, and in
+ * the items of every tuple that has. */
 void walk_flag_keys(const struct walk *walk, u8 dicts, u8 keys, u8 *nodes)
 {
     const struct columns *columns = &walk->columns;
@@ -83,9 +84,10 @@ void walk_flag_keys(const struct walk *walk, u8 dicts, u8 keys, u8 *nodes)
     u64 first = 0;
     for (u64 node = 0; node < columns->nodes; first += columns->degree[node++]) {
         const struct shape *shape = &shapes[columns->shape[node]];
-        if (!(nodes[node] & dicts) || (shape->tail & 0x7f) != TAIL_PAIRS)
+        u32 tail = shape->tail & 0x7f, step = tail == TAIL_PAIRS ? 2 : 1;
+        if (!(nodes[node] & dicts) || (tail != TAIL_PAIRS && tail != TAIL_ELEMENTS))
             continue;
-        for (u32 at = shape->count; at < columns->degree[node]; at += 2)
+        for (u32 at = shape->count; at < columns->degree[node]; at += step)
             nodes[columns->target[first + at]] |= keys;
     }
 }

@@ -19,14 +19,16 @@ import sys
 import threading
 import time
 
-COUNTS = (
-    "ranges complete stopped stale errors items "
-    "splits moved retired stale_buckets retries opened closed"
-).split()
+COUNTS = [
+    "ranges", "complete", "stopped", "stale", "errors", "items", "splits", "moved", "retired",
+    "stale_buckets", "retries", "opened", "closed",
+]  # fmt: skip
 
 
 class Lock(ctypes.Structure):
-    _fields_ = [(name, ctypes.c_uint32) for name in ("word", "owner_tid", "shard", "waits", "released")]
+    _fields_ = [
+        (name, ctypes.c_uint32) for name in ("word", "owner_tid", "shard", "waits", "released")
+    ]
 
 
 class Truth(ctypes.Structure):
@@ -48,44 +50,43 @@ sessions = ConcurrentMap("sessions", SHARDS)
 unnamed = ConcurrentMap(None, SHARDS)
 locks = (Lock * SHARDS)(*[Lock(0, 0, n) for n in range(SHARDS)])
 truths = [Truth()]
-library = None
+loaded = []
 
 
 def load():
-    global library
-    library = ctypes.CDLL(sys.argv[1])
+    loaded.append(ctypes.CDLL(sys.argv[1]))
 
 
-def where(of=None):
-    return ctypes.c_void_p(id(sessions if of is None else of))
+def where(of=sessions):
+    return ctypes.c_void_p(id(of))
 
 
 def lock_at(shard):
     return ctypes.byref(locks[shard])
 
 
-def hold(shard, milliseconds, waiters, of=None):
+def hold(shard, milliseconds, waiters, *, of=sessions):
     """The convoy: says who holds and who waits."""
     held = threading.Event()
     found = {"waiters": []}
 
     def holder():
-        found["holder"] = threading.get_native_id()
-        library.toy_acquire(where(of), lock_at(shard))
+        found["holder"] = [threading.get_native_id()]
+        loaded[0].toy_acquire(where(of), lock_at(shard))
         held.set()
         time.sleep(milliseconds / 1000)  # the holder's line
-        library.toy_release(where(of), lock_at(shard))
+        loaded[0].toy_release(where(of), lock_at(shard))
 
     def waiter():
         found["waiters"].append(threading.get_native_id())
         held.wait()
         began = time.monotonic_ns()
-        library.toy_acquire(where(of), lock_at(shard))
+        loaded[0].toy_acquire(where(of), lock_at(shard))
         found.setdefault("waits", []).append((began, time.monotonic_ns()))
-        library.toy_release(where(of), lock_at(shard))
+        loaded[0].toy_release(where(of), lock_at(shard))
 
     threads = [threading.Thread(target=holder, name="holder")]
-    threads += [threading.Thread(target=waiter, name="waiter-%d" % n) for n in range(waiters)]
+    threads += [threading.Thread(target=waiter, name=f"waiter-{n}") for n in range(waiters)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -98,7 +99,7 @@ def mix(threads, rounds):
     truths.extend(more)
 
     def run(truth):
-        library.toy_mix(
+        loaded[0].toy_mix(
             where(), locks, ctypes.c_uint64(SHARDS), ctypes.c_uint64(rounds), ctypes.byref(truth)
         )
 
@@ -111,14 +112,14 @@ def mix(threads, rounds):
 
 def range_over(mode, outcome, items):
     numbers = [ctypes.c_uint64(one) for one in (mode, outcome, items)]
-    library.toy_range(where(), *numbers, ctypes.byref(truths[0]))
+    loaded[0].toy_range(where(), *numbers, ctypes.byref(truths[0]))
 
 
 def more():
     truth = ctypes.byref(truths[0])
     two, five = ctypes.c_uint64(2), ctypes.c_uint64(5)
-    library.toy_split(where(), two, five, truth)
-    for one in (library.toy_retire, library.toy_stale, library.toy_retry, library.toy_view):
+    loaded[0].toy_split(where(), two, five, truth)
+    for one in (loaded[0].toy_retire, loaded[0].toy_stale, loaded[0].toy_retry, loaded[0].toy_view):
         one(where(), two, truth)
 
 
@@ -128,14 +129,14 @@ def plain(milliseconds, items):
 
     def let_go():
         time.sleep(milliseconds / 1000)
-        library.toy_release(where(), lock_at(1))
+        loaded[0].toy_release(where(), lock_at(1))
 
     thread = threading.Thread(target=let_go, name="lets-go")
     thread.start()
-    library.plain_wait(where(), lock_at(1))
+    loaded[0].plain_wait(where(), lock_at(1))
     thread.join()
     for count in (items, -1):
-        library.plain_range(where(), ctypes.c_long(count))
+        loaded[0].plain_range(where(), ctypes.c_long(count))
 
 
 def obey(words):

@@ -95,12 +95,16 @@ class MapObject(_Table, frozen=True, kw_only=True):
 
 
 class Lock(_Table, frozen=True, kw_only=True):
-    """What stands in the lock of a shard. ``owner_width`` and offsets in bytes."""
+    """What stands in the lock of a shard. ``owner_width`` and offsets in bytes.
+
+    ``futex_offset``: of the word that a waiter parks on. Where it is given, nobody is said to
+    hold up a thread that is not parked there.
+    """
 
     owner: Literal["tid", "ident", "none"] = "none"
     owner_offset: int = 0
     owner_width: int = 4
-    shard_offset: int | None = None
+    futex_offset: int | None = None
 
 
 class Place(_Table, frozen=True, kw_only=True):
@@ -214,7 +218,7 @@ _CHOICES: Mapping[str, tuple[str, ...]] = MappingProxyType(
 def _allowed(message: str) -> str:
     """What may stand where a complaint says that something else does."""
     found = re.search(r"`\$\.(\w+)(?:.*\.(\w+))?", message)
-    table, key = (found[1], found[2]) if found else ("", None)
+    table, key = (str(found[1]), str(found[2])) if found else ("", "")
     if "enum value" in message and key in _CHOICES:
         return f"One of {', '.join(_CHOICES[key])}."
     return f"Keys there: {', '.join(_TABLES.get(table, Profile).__struct_fields__)}."
@@ -235,7 +239,7 @@ def _complaints(profile: Profile) -> Iterator[tuple[str, str]]:
     for key, offset in (
         ("map.name_offset", profile.map.name_offset),
         ("lock.owner_offset", profile.lock.owner_offset),
-        ("lock.shard_offset", profile.lock.shard_offset),
+        ("lock.futex_offset", profile.lock.futex_offset),
     ):
         if offset is not None and not 0 <= offset < MAX_OFFSET:
             yield f"{key} = {offset}", f"Bytes from 0 to {MAX_OFFSET - 1}."

@@ -73,9 +73,9 @@ struct ps_map_wait {
     u64 start_ns;
     u64 lock;
     u64 map;
-    u64 sp; /* of a function's entry, 0: ended by a probe of its own */
+    u64 sp;
     u32 aux;
-    u32 pad;
+    u32 by_return; /* it ends where the function that it began in returns */
 };
 
 struct ps_map_range_key {
@@ -156,7 +156,8 @@ static __always_inline void ps_map_add(struct ps_map_key *key, u64 duration_ns, 
         __sync_fetch_and_add(&value->items, items);
 }
 
-static __always_inline void ps_map_begin_wait(struct ps_map_site *site, void *ctx, u64 map, u64 sp)
+static __always_inline void ps_map_begin_wait(struct ps_map_site *site, void *ctx, u64 map, u64 sp,
+                                              bool by_return)
 {
     u32 tid = bpf_get_current_pid_tgid();
     u64 shard = PS_NO_SHARD;
@@ -170,6 +171,7 @@ static __always_inline void ps_map_begin_wait(struct ps_map_site *site, void *ct
         .map = map,
         .sp = sp,
         .aux = shard | site->profile << PS_SHARD_BITS,
+        .by_return = by_return,
     };
     if (ps_map_waits.update(&tid, &wait))
         ps_lose(PS_WAIT);
@@ -276,7 +278,7 @@ int ps_map_hit(struct pt_regs *ctx)
     role = site->role;
     u64 map = ps_map_value_of(ctx, &site->arguments[PS_SLOT_MAP]) & PS_ADDRESS_MASK;
     if (role == PS_ROLE_WAIT_BEGIN || role == PS_ROLE_WAIT) {
-        ps_map_begin_wait(site, ctx, map, role == PS_ROLE_WAIT ? sp : 0);
+        ps_map_begin_wait(site, ctx, map, sp, role == PS_ROLE_WAIT);
     } else if (role == PS_ROLE_WAIT_END) {
         struct ps_map_wait *wait = ps_map_waits.lookup(&tid);
         if (!wait)
@@ -323,7 +325,7 @@ int ps_map_return(struct pt_regs *ctx)
         return 0;
     if (site->role == PS_ROLE_WAIT) {
         struct ps_map_wait *wait = ps_map_waits.lookup(&tid);
-        if (wait && wait->sp == sp) {
+        if (wait && wait->by_return && wait->sp == sp) {
             ps_map_end_wait(wait, id);
             ps_map_waits.delete(&tid);
         }
@@ -348,17 +350,31 @@ int ps_on_map_waiter_exit(struct bpf_raw_tracepoint_args *ctx)
     return 0;
 }
 
-/* Whether a thread waits for a shard: what it waits for meanwhile, further in, is part of that. */
-static __always_inline bool ps_in_map_wait(u32 tid)
+/* Whether a thread with its stack at sp is still in a wait for a shard, or has left the
+ * function that it began in without a word, as a signal makes it do. */
+static __always_inline bool ps_is_in(struct ps_map_wait *wait, u64 sp)
 {
-    return ps_map_waits.lookup(&tid) != 0;
+    return sp <= wait->sp;
 }
 
-/* For the task iterator: the shard that the thread waits for right now. */
-static __always_inline void ps_fill_map_wait(u32 tid, struct ps_sample *sample)
+/* Whether a thread waits for a shard: what it waits for meanwhile, further in, is part of that. */
+static __always_inline bool ps_in_map_wait(u32 tid, u64 sp)
+{
+    struct ps_map_wait *wait = ps_map_waits.lookup(&tid);
+    if (!wait)
+        return false;
+    if (ps_is_in(wait, sp))
+        return true;
+    ps_map_waits.delete(&tid);
+    return false;
+}
+
+/* For the task iterator: the shard that the thread waits for right now. sp: as it was when the
+ * thread last entered the kernel. */
+static __always_inline void ps_fill_map_wait(u32 tid, u64 sp, struct ps_sample *sample)
 {
     struct ps_map_wait *open = ps_map_waits.lookup(&tid);
-    if (!open)
+    if (!open || !ps_is_in(open, sp))
         return;
     sample->wait_start_ns = open->start_ns;
     sample->wait_address = open->lock;

@@ -15,7 +15,7 @@
 
 #ifndef PS_HAVE_NATIVE_MAP
 /* native_map.bpf.c has the real one. */
-static __always_inline bool ps_in_map_wait(u32 tid)
+static __always_inline bool ps_in_map_wait(u32 tid, u64 sp)
 {
     return false;
 }
@@ -160,7 +160,7 @@ int ps_wait_entry(struct pt_regs *ctx)
         *hits += 1;
     if (condition && !ps_is_gil(id >> 32, ctx->di, ctx->sp))
         return 0;
-    if (ps_in_map_wait(tid))
+    if (ps_in_map_wait(tid, ctx->sp))
         return 0;
     struct ps_open_wait *open = ps_open_waits.lookup(&tid);
     if (open && open->slice_end_ns) {

@@ -31,7 +31,7 @@ static __always_inline void ps_fill_open_wait(u32 tid, struct ps_sample *sample)
 
 #ifndef PS_HAVE_NATIVE_MAP
 /* native_map.bpf.c has the real one. */
-static __always_inline void ps_fill_map_wait(u32 tid, struct ps_sample *sample)
+static __always_inline void ps_fill_map_wait(u32 tid, u64 sp, struct ps_sample *sample)
 {
 }
 #endif
@@ -135,7 +135,8 @@ int bpf_iter__task(struct bpf_iter__task *ctx)
         return 0; /* shown before, and its end will be told */
     sample.state.ts_ns = bpf_ktime_get_ns();
     ps_fill_open_wait(tid, &sample);
-    ps_fill_map_wait(tid, &sample); /* the outer one, where there are both */
+    /* The outer one, where there are both. */
+    ps_fill_map_wait(tid, PS_REG(bpf_task_pt_regs(task), sp), &sample);
     if (!watched && flags & PS_TARGET_TRACED && ps_is_blocked(state->state) &&
         ps_is_worth_a_watch(&sample))
         watched = ps_set_watch(task, tid, state);

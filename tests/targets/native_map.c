@@ -52,6 +52,12 @@ __attribute__((noinline)) void toy_lock_slow(void *map, struct lock *lock)
     STAP_PROBE3(concurrent_map, shard_acquired, map, (uint64_t)lock->shard, lock);
 }
 
+/* A wait that a signal ends: nothing tells of its end. */
+__attribute__((noinline)) void toy_abandon(void *map, struct lock *lock)
+{
+    STAP_PROBE3(concurrent_map, shard_wait, map, (uint64_t)lock->shard, lock);
+}
+
 /* Whether it had to wait. */
 int toy_acquire(void *map, struct lock *lock)
 {

@@ -10,6 +10,7 @@ JSON with what the map itself has counted so far.
 ``range MODE OUTCOME N``    one range over N entries
 ``mix THREADS ROUNDS``      a bit of everything, in C, from several threads
 ``more``                    splits, retired and stale buckets, retries, views: one each
+``abandon MS``              a wait for a shard that a signal ends, then one for a lock
 ``truth``                   nothing but the answer
 """
 
@@ -139,6 +140,24 @@ def plain(milliseconds, items):
         loaded[0].plain_range(where(), ctypes.c_long(count))
 
 
+def abandon(milliseconds):
+    found = {}
+    lock = threading.Lock()
+    lock.acquire()
+
+    def run():
+        found["abandoner"] = threading.get_native_id()
+        loaded[0].toy_abandon(where(), lock_at(1))
+        lock.acquire()
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    time.sleep(milliseconds / 1000)
+    lock.release()
+    thread.join()
+    return found
+
+
 def obey(words):
     name, numbers = words[0], [int(word) for word in words[1:]]
     if name == "load":
@@ -153,6 +172,8 @@ def obey(words):
         mix(*numbers)
     elif name == "more":
         more()
+    elif name == "abandon":
+        return abandon(*numbers)
     elif name == "plain":
         plain(*numbers)
     return {}

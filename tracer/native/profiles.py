@@ -171,7 +171,8 @@ def _builtin() -> tuple[Profile, ...]:
 def load(path: Path) -> Profile:
     """A person's own profile. Raises UsageError: it names the key, or who could change it."""
     try:
-        with path.open("rb") as file:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # a FIFO is none
+        with os.fdopen(descriptor, "rb") as file:
             info = os.fstat(file.fileno())
             if not stat.S_ISREG(info.st_mode):
                 raise UsageError(f"profile {path} is no regular file")

@@ -78,8 +78,12 @@ struct ps_map_wait {
     u32 by_return; /* it ends where the function that it began in returns */
 };
 
+/* A bit of ps_map_site.known besides those of the slots: each map numbers its own ranges. */
+#define PS_KNOWN_BY_MAP (1 << 7)
+
 struct ps_map_range_key {
     u64 id;
+    u64 map; /* where each map numbers its own */
     u32 pid;
     u32 profile;
 };
@@ -213,10 +217,22 @@ static __always_inline u32 ps_map_mode_of(struct ps_map_site *site, void *ctx)
     return ps_map_number(site->details, number, PS_MODE_OTHER);
 }
 
+static __always_inline struct ps_map_range_key ps_map_open_range(struct ps_map_site *site, u64 map,
+                                                                 u64 id)
+{
+    struct ps_map_range_key key = {
+        .id = id,
+        .map = site->known & PS_KNOWN_BY_MAP ? map : 0,
+        .pid = bpf_get_current_pid_tgid() >> 32,
+        .profile = site->profile,
+    };
+    return key;
+}
+
 static __always_inline void ps_map_begin_range(struct ps_map_site *site, void *ctx, u64 map, u64 id)
 {
     u32 pid = bpf_get_current_pid_tgid() >> 32;
-    struct ps_map_range_key open = {.id = id, .pid = pid, .profile = site->profile};
+    struct ps_map_range_key open = ps_map_open_range(site, map, id);
     struct ps_map_range range = {
         .start_ns = bpf_ktime_get_ns(), .map = map, .mode = ps_map_mode_of(site, ctx)};
     struct ps_map_key key = {
@@ -235,7 +251,7 @@ static __always_inline void ps_map_end_range(struct ps_map_site *site, u64 map, 
                                              u32 outcome, u64 items)
 {
     u32 pid = bpf_get_current_pid_tgid() >> 32;
-    struct ps_map_range_key open = {.id = id, .pid = pid, .profile = site->profile};
+    struct ps_map_range_key open = ps_map_open_range(site, map, id);
     struct ps_map_range *range = ps_map_ranges.lookup(&open);
     struct ps_map_key key = {
         .map = map,
@@ -331,7 +347,7 @@ int ps_map_return(struct pt_regs *ctx)
         }
         return 0;
     }
-    struct ps_map_range_key open = {.id = sp, .pid = id >> 32, .profile = site->profile};
+    struct ps_map_range_key open = ps_map_open_range(site, 0, sp);
     if (!ps_map_ranges.lookup(&open))
         return 0; /* entered before the attach: neither its map nor its mode is known */
     if (site->returns == PS_RETURN_OBJECT)

@@ -83,8 +83,13 @@ class Library(_Table, frozen=True, kw_only=True):
 
     def has_name(self, path: str) -> bool:
         """Whether a file (as /proc shows its path) is called like the library."""
-        name = os.path.basename(path.removesuffix(" (deleted)"))
-        return any(fnmatchcase(name, pattern) for pattern in self.module)
+        path = path.removesuffix(" (deleted)")
+        return any(
+            fnmatchcase(path, f"*/{pattern}")
+            if "/" in pattern
+            else fnmatchcase(os.path.basename(path), pattern)
+            for pattern in self.module
+        )
 
 
 class MapObject(_Table, frozen=True, kw_only=True):

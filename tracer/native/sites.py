@@ -27,6 +27,8 @@ _ROLES = {
     "wait_begin": 1, "wait_end": 2, "wait": 3, "range_begin": 4, "range_end": 5, "range": 6
 }  # fmt: skip
 _COUNT = 0
+_NUMBERED = ("range_begin", "range_end")
+_BY_MAP = 1 << 7  # PS_KNOWN_BY_MAP
 _RETURNS = {None: 0, "nothing": 0, "object": 1, "status": 2}  # enum ps_map_return
 _SOURCES = {"constant": 1, "register": 2, "memory": 3}  # enum ps_map_source
 _BY_CALL = ("rdi", "rsi", "rdx", "rcx", "r8", "r9")  # System V ABI, x86-64 psABI 3.2.3
@@ -205,6 +207,8 @@ def _site(
     known = sum(1 << n for n, one in enumerate(slots) if one is not None)
     if place.role == "range_end" and place.mode is None:
         known &= ~(1 << 2)  # what the begin said
+    if place.role in _NUMBERED and _by_map(profile):
+        known |= _BY_MAP
     return MapSite(
         function=where.function,
         group=group_of(place.role),
@@ -239,6 +243,11 @@ def _table(
     elif isinstance(fixed, str):
         table[0] = names[fixed.upper()]
     return bytes(table), Argument("constant", 0)
+
+
+def _by_map(profile: Profile) -> bool:
+    """Whether ranges are known by map and number: both ends tell the map."""
+    return all(one.map is not None for one in profile.probe if one.role in _NUMBERED)
 
 
 def group_of(role: str) -> str:

@@ -22,7 +22,7 @@ MAX_RANGES = 16384
 MAX_COUNTS = 8192
 """Counters of all maps together: a map that is iterated over has some forty."""
 _NEARLY_FULL = MAX_COUNTS * 3 // 4
-_WAIT_SIZE, _RANGE_KEY, _RANGE_SIZE = 40, 16, 24
+_WAIT_SIZE, _RANGE_KEY, _RANGE_SIZE = 40, 24, 24
 
 _KEY = np.dtype(
     [
@@ -66,7 +66,7 @@ class MapMaps:
             syscalls.map_items(fd, _RANGE_KEY, _RANGE_SIZE, MAX_RANGES, take=True)
             return
         keys, _ = syscalls.map_items(fd, _RANGE_KEY, _RANGE_SIZE, MAX_RANGES)
-        for key in keys[keys.view("<u4")[:, 2] == pid]:
+        for key in keys[keys.view("<u4")[:, 4] == pid]:
             syscalls.map_delete(fd, key.tobytes())
 
     def take_counts(self, now_ns: int) -> npt.NDArray[Any]:

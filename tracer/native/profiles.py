@@ -112,6 +112,13 @@ class Lock(_Table, frozen=True, kw_only=True):
     futex_offset: int | None = None
 
 
+class Inside(_Table, frozen=True, kw_only=True):
+    """A pointer at ``offset`` bytes of what an argument points to: an iterator's map."""
+
+    argument: int
+    offset: int
+
+
 class Place(_Table, frozen=True, kw_only=True):
     """One probe: where, what it means, and which argument (from 1 on) is what.
 
@@ -122,7 +129,7 @@ class Place(_Table, frozen=True, kw_only=True):
     role: Role
     usdt: str | None = None
     symbol: str | tuple[str, ...] | None = None
-    map: int | None = None
+    map: int | Inside | None = None
     lock: int | None = None
     shard: int | None = None
     range: int | None = None
@@ -302,6 +309,11 @@ def _wrong_arguments(place: Place) -> tuple[str, str] | None:
                     f"{key} = {value!r}",
                     f"A number of an argument, or one of {', '.join(names)}.",
                 )
-        elif value is not None and not 1 <= value <= limit:
+            continue
+        if isinstance(value, Inside):
+            if not 0 <= value.offset < MAX_OFFSET:
+                return f"{key}.offset = {value.offset}", f"Bytes from 0 to {MAX_OFFSET - 1}."
+            value = value.argument
+        if value is not None and not 1 <= value <= limit:
             return f"{key} = {value}", f"Arguments count from 1 to {limit}."
     return None

@@ -11,7 +11,7 @@ import msgspec
 from probes.enums import MapCounter, MapMode, MapOutcome
 from probes.errors import BadElf
 from tracer.elf import Elf
-from tracer.native.profiles import COUNTERS, MAX_NUMBER, Place, Profile
+from tracer.native.profiles import COUNTERS, MAX_NUMBER, Inside, Place, Profile
 from tracer.native.usdt import REGISTERS, Argument, BadArgument, UsdtProbe, argument, probes
 from tracer.sites.planner import Function, PriceClass, Refusal, Site, find, plan
 from tracer.sites.x86 import NOP5, emulatable
@@ -170,6 +170,7 @@ def _of_function(elf: Elf, profile: Profile, place: Place, long_nops: bool) -> M
     if function is None:
         return Refusal(place.name, "no function of that name is here")
     used = [getattr(place, key) for key in ("map", "lock", "shard", "range", "mode", "items")]
+    used = [one.argument if isinstance(one, Inside) else one for one in used]
     registers = tuple(_BY_CALL[number - 1] for number in used if isinstance(number, int))
     site = _planned(elf, function, registers, place, long_nops)
     if isinstance(site, Refusal):
@@ -189,8 +190,19 @@ def _arguments(place: Place, read: Callable[[int], Argument]) -> tuple[Argument 
     """The slots of ``enum ps_map_slot``: map, lock or range, shard or mode, outcome, items."""
     thing = place.lock if place.lock is not None else place.range
     detail = place.shard if place.shard is not None else place.mode
+    slots: tuple[int | str | Inside | None, ...]
     slots = (place.map, thing, detail, place.outcome, place.items)
-    return tuple(read(one) if isinstance(one, int) else None for one in slots)
+    return tuple(_read(one, read) for one in slots)
+
+
+def _read(one: int | str | Inside | None, read: Callable[[int], Argument]) -> Argument | None:
+    """One slot. Raises BadArgument for a pointer into what is in no register."""
+    if isinstance(one, Inside):
+        held = read(one.argument)
+        if held.source != "register":
+            raise BadArgument(f"argument {one.argument} is in no register")
+        return msgspec.structs.replace(held, source="memory", value=one.offset, width=8)
+    return read(one) if isinstance(one, int) else None
 
 
 def _site(

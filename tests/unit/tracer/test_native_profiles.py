@@ -137,6 +137,24 @@ def test_functions_and_what_cannot_be_probed(tmp_path: Path) -> None:
             assert site.counter == MapCounter.SPLIT
 
 
+def test_a_map_may_be_inside_of_what_an_argument_points_to(tmp_path: Path) -> None:
+    library = compiled(tmp_path)
+    some = profile(
+        'role = "split"\nsymbol = "toy_lock_slow"\nmap = { argument = 2, offset = 24 }',
+        'role = "split"\nusdt = "range_end"\nmap = { argument = 1, offset = 8 }',
+    )
+    with Elf.open(str(library)) as elf:
+        sites = plan_library(elf, some).sites
+    assert sites
+    for site in sites:
+        assert site.arguments[0] is not None
+        assert site.arguments[0].source == "memory"
+    with pytest.raises(UsageError, match="offset = -1"):
+        profile('role = "split"\nsymbol = "f"\nmap = { argument = 1, offset = -1 }')
+    with pytest.raises(UsageError, match="map = 9"):
+        profile('role = "split"\nsymbol = "f"\nmap = { argument = 9, offset = 1 }')
+
+
 def test_the_page_names_every_role_key_mode_and_outcome() -> None:
     page = (PROFILE_DIR.parent / "PROFILE.md").read_text()
     from tracer.native import profiles

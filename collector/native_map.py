@@ -137,7 +137,7 @@ class MapTallies:
     def _events(self, now_ns: int) -> Iterator[Event]:
         for (pid, address), tally in self._tallies.items():
             facts = tally.facts
-            if address and (facts is None or facts.name is None) and tally.changed:
+            if address and (facts is None or facts.name is None):
                 facts = self._context.native_map(pid, address, tally.profile) or facts
             if tally.changed or facts != tally.facts:
                 tally.changed, tally.facts = False, facts

@@ -19,8 +19,10 @@ from tracer.native.profiles import Lock, Profile
 from tracer.pymem import PythonReader
 
 MAX_NAME = 80
-SEARCH_PERIOD_NS = 300_000_000
-"""Looking for where a map lives takes some milliseconds each time, and holds up the loop."""
+SEARCH_PERIOD_NS = 900_000_000
+MAX_SEARCHES = 4
+"""In one period: looking for where a map lives takes some milliseconds each time, and holds
+up the loop."""
 _STACK_LIMIT = 32
 _WORD = 8
 
@@ -37,8 +39,9 @@ class NativeMapReader:
         self._reader = reader
         self._profiles = profiles
         self._now_ns = now_ns
-        self._search_due_ns = 0
-        self._searched: dict[int, Resource] = {}
+        self._searches = 0
+        self._period_ns = 0
+        self._begun: set[int] = set()
 
     def facts(self, address: int, profile: int) -> MapFacts | None:
         """What the map at ``address`` is called; None for an unknown profile."""
@@ -80,12 +83,18 @@ class NativeMapReader:
 
     def _search(self, resource: Resource) -> str | None:
         """By where the object lives; looked on for some milliseconds now and then."""
-        if self._now_ns() < self._search_due_ns:
+        now_ns = self._now_ns()
+        if now_ns - self._period_ns >= SEARCH_PERIOD_NS:
+            self._period_ns, self._searches = now_ns, 0
+        if self._searches >= MAX_SEARCHES:
             return None
-        self._search_due_ns = self._now_ns() + SEARCH_PERIOD_NS
-        if resource.address in self._searched:
-            return self._reader.find_name(resource).name
-        self._searched[resource.address] = resource
+        self._searches += 1
+        if resource.address in self._begun:
+            found = self._reader.find_name(resource)
+            if found.done:  # after a while it is looked for anew
+                self._begun.discard(resource.address)
+            return found.name
+        self._begun.add(resource.address)
         pid = self._reader.target.pid
         return self._reader.named({pid: Blame(resource)})[pid].resource.name
 

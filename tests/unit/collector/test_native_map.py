@@ -16,14 +16,14 @@ MAP, OTHER = 0x7F0000001000, 0x7F0000002000
 
 
 class Names(NoContext):
-    """Knows the name of one map from the second question on."""
+    """Knows the name of one map from the third question on."""
 
     def __init__(self) -> None:
         self.asked = 0
 
     def native_map(self, _pid: int, address: int, _profile: int, /) -> MapFacts | None:
         self.asked += 1
-        name = "sessions" if address == MAP and self.asked > 1 else None
+        name = "sessions" if address == MAP and self.asked > 2 else None
         return MapFacts("ConcurrentMap", name, "concurrent_map")
 
 

@@ -206,6 +206,8 @@ need_test_tools() {
     command -v cc >/dev/null || missing+=(gcc libc6-dev)
     [ -n "$(compgen -G '/usr/include/python3*/Python.h')" ] || missing+=(python3-dev)
     command -v tmux >/dev/null || missing+=(tmux)
+    [ -n "$(compgen -G '/usr/include/*/sys/sdt.h')$(compgen -G '/usr/include/sys/sdt.h')" ] ||
+        missing+=(systemtap-sdt-dev)
     [ "$(id -u)" -ne 0 ] || [ -x /usr/sbin/debootstrap ] || missing+=(debootstrap)
     [ ${#missing[@]} -gt 0 ] || return 0
     local why="the tests compare C headers by compiler, look at a terminal, and fetch newer Pythons"

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from collector.counters import Counters
 from collector.events import Event
 from probes.kinds import KINDS
-from probes.wire import PAYLOAD, AllocApi, Flag, Kind
+from probes.wire import PAYLOAD, AllocApi, Flag, Kind, MapCounter, WaitClass
 
 LOSS_PERIOD_NS = 1_000_000_000
 """Losses are said at most once a second for each place and kind, with their sum."""
@@ -122,6 +122,10 @@ class Accountant:
             wait_class, bucket = int(row["wait_class"]), int(row["bucket"])
             counters.short_waits[wait_class, bucket] += int(row["count"])
             counters.short_wait_ns[wait_class] += int(row["total_ns"])
+        maps = records[records["kind"] == Kind.MAP_COUNT].view(PAYLOAD[Kind.MAP_COUNT])
+        for row in maps[maps["counter"] == MapCounter.WAIT]:
+            counters.short_waits[WaitClass.MAP, int(row["bucket"])] += int(row["count"])
+            counters.short_wait_ns[WaitClass.MAP] += int(row["total_ns"])
         for row in records[records["kind"] == Kind.POOL_REFILL].view(PAYLOAD[Kind.POOL_REFILL]):
             counters.refills[int(row["size_bytes"])] += int(row["count"])
         scans = records[records["kind"] == Kind.SCAN].view(PAYLOAD[Kind.SCAN])

@@ -128,6 +128,7 @@ class Attributor:
                 "syscall": syscall_name(park.syscall),
                 "fd": fd_of(park.syscall, park.address),
                 **_blame(park, blame, chain),
+                **_in_map(park, blame),
                 "python": context.python,
                 "stack": stack_list(context.frames),
                 "stack_torn": context.torn,
@@ -208,13 +209,14 @@ class Attributor:
         known = resource_dict(resource)
         if said is None or said.data["resource"] == known:
             return None
-        self._said[park.park_id] = replace(said, data={**said.data, "resource": known})
+        map_name = {"map": resource.name} if park.kind == "map" else {}
+        self._said[park.park_id] = replace(said, data={**said.data, "resource": known, **map_name})
         return replace(
             said,
             event="resource_named",
             ts_ns=now_ns,
             duration_ns=max(0, now_ns - park.start_ns),
-            data={"park_id": park.park_id, "resource": known},
+            data={"park_id": park.park_id, "resource": known, **map_name},
         )
 
     def thread_name(self, pid: int, tid: int) -> str | None:
@@ -311,6 +313,18 @@ def _blame(park: Park, blame: Blame | None, chain: Sequence[Link]) -> dict[str, 
         "holder": None if holder is None or first is None else link_dict(first),
         "candidates": [party_dict(party) for party in blame.candidates],
         "chain": [link_dict(link) for link in chain] if len(chain) > 1 else None,
+    }
+
+
+def _in_map(park: Park, blame: Blame | None) -> dict[str, Any]:
+    """The keys that say where in a native map a thread waits; null for other kinds."""
+    place = park.place
+    if place is None:
+        return {"map": None, "shard": None, "lock": None}
+    return {
+        "map": None if blame is None else blame.resource.name,
+        "shard": place.shard,
+        "lock": f"{park.address:#x}" if park.address else None,
     }
 
 

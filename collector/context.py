@@ -110,10 +110,35 @@ UNKNOWN = ThreadContext()
 
 
 class ParkedAt(NamedTuple):
-    """Kind and wait address of a park (``Park.kind``, ``Park.address``; 0 when unknown)."""
+    """Kind and wait address of a park (``Park.kind``, ``Park.address``; 0 when unknown).
+
+    ``place``: in which native map that is, for a park on one.
+    """
 
     kind: str
     address: int
+    place: InMap | None = None
+
+
+class InMap(NamedTuple):
+    """Where in a native map a thread waits.
+
+    ``map``: the map object's address, 0 if unknown. ``shard`` is None if unknown.
+    ``profile``: number of the profile that told of it.
+    """
+
+    map: int
+    shard: int | None
+    profile: int
+
+
+@dataclass(frozen=True, slots=True)
+class MapFacts:
+    """A native map as people know it: its class, its name if it has one, whose profile."""
+
+    type: str
+    name: str | None = None
+    profile: str | None = None
 
 
 class Waking(NamedTuple):
@@ -174,6 +199,9 @@ class ContextProvider(Protocol):
     def census(self, pid: int, /) -> Census | None:
         """All threads of a process; None where they are not known for certain."""
 
+    def native_map(self, pid: int, address: int, profile: int, /) -> MapFacts | None:
+        """What a native map is called; asked once a second while it has no name."""
+
     def thread_name(self, pid: int, tid: int, /) -> str | None:
         """Python's name of a thread, None when unknown."""
 
@@ -201,5 +229,9 @@ class NoBlames:
         return NameFound(None, done=True)
 
     def census(self, _pid: int, /) -> Census | None:
+        """Always None."""
+        return None
+
+    def native_map(self, _pid: int, _address: int, _profile: int, /) -> MapFacts | None:
         """Always None."""
         return None

@@ -9,7 +9,18 @@ import numpy as np
 import numpy.typing as npt
 
 from collector.source import Buffer
-from probes.wire import KIND_END, PAYLOAD, RECORD, RECORD_SIZE, Kind, RunState, WaitClass
+from probes.wire import (
+    KIND_END,
+    PAYLOAD,
+    RECORD,
+    RECORD_SIZE,
+    Kind,
+    MapCounter,
+    MapMode,
+    MapOutcome,
+    RunState,
+    WaitClass,
+)
 
 _STATES = np.array([state.value for state in RunState], np.uint8)
 
@@ -49,4 +60,11 @@ def _bad_payload(records: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
     is_wait = (kind == Kind.WAIT) | (kind == Kind.WAIT_OPEN)
     wrong_class = (waits["wait_class"] < WaitClass.LOCK) | (waits["wait_class"] > WaitClass.MAP)
     bad |= is_wait & wrong_class
+    is_count = kind == Kind.MAP_COUNT
+    if is_count.any():
+        counts = records.view(PAYLOAD[Kind.MAP_COUNT])
+        bad |= is_count & (counts["counter"] < MapCounter.RANGE_BEGUN)
+        bad |= is_count & (counts["counter"] > MapCounter.OPERATION)
+        bad |= is_count & (counts["mode"] > MapMode.OTHER)
+        bad |= is_count & (counts["outcome"] > MapOutcome.UNKNOWN)
     return bad

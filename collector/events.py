@@ -33,8 +33,14 @@ EVENTS: Mapping[str, str] = MappingProxyType(
     {
         "attached": "probes are armed: backend, why, python, version, accuracy, probes, nodes",
         "park_long": "a thread is parked longer than --long-park and still is: park_id, source, "
-        "syscall, fd, resource, holder, candidates, chain, python, stack, stack_torn, idle_reason",
-        "resource_named": "what a park is on was found out later: park_id, resource",
+        "syscall, fd, resource, holder, candidates, chain, map, shard, lock, python, stack, "
+        "stack_torn, idle_reason",
+        "resource_named": "what a park is on was found out later: park_id, resource (and map)",
+        "native_library": "a library with native maps is probed: profile, library, places",
+        "native_map": "what a native map has done so far, once a second while it does anything: "
+        "map, address, type, profile, ranges_begun, ranges, waits, released, splits, splits_done, "
+        "moved, retired, stale, retries, spins, views_opened, views_closed, operations, "
+        "success_rate, stale_ratio, partial",
         "deadlock": "threads wait for one another for ever: cycle, knot, since_ns",
         "park_end": "the same park has ended: as park_long, and end (woken, timed_out, exited, "
         "lost), waker, slices, run_delay_ns, cpu, node, cross_node",

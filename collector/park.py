@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from collector.context import ParkedAt
+from collector.context import InMap, ParkedAt
+from probes.enums import NO_SHARD, SHARD_BITS
 from probes.kinds import FUTEX, KIND_INDEX
 from probes.wire import Flag, WaitClass
 
@@ -66,7 +67,8 @@ class Park:
     ``between_ns``: when a waiter for the GIL was last seen awake without having run.
     A thread that was woken at ``wake_ns`` (``woken`` says by what) is parked until it has
     got a CPU: ``run_delay_ns`` later, on ``ran_cpu``. That and the other CPUs, where it
-    had slept and where it was woken, are -1 where they are not known.
+    had slept and where it was woken, are -1 where they are not known. ``place``: where in
+    a native map it waits, for the kind ``map``.
     """
 
     pid: int
@@ -97,6 +99,7 @@ class Park:
     waker_cpu: int = -1
     ran_cpu: int = -1
     idle: bool | None = None
+    place: InMap | None = None
 
     @property
     def confirmed_by_silence(self) -> bool:
@@ -112,7 +115,7 @@ class Park:
     @property
     def parked(self) -> ParkedAt:
         """Where its thread is parked, for those who read it."""
-        return ParkedAt(self.kind, self.address)
+        return ParkedAt(self.kind, self.address, self.place)
 
     def hardly_ran(self, cpu_ns: int, now_ns: int) -> bool:
         """Whether its thread used so little CPU that it cannot have held the GIL and run.
@@ -151,6 +154,15 @@ def due_by(heap: Sequence[tuple[int, int, Park]], until_ns: int) -> list[Park]:
             found.append(heap[at][2])
             todo += (2 * at + 1, 2 * at + 2)
     return found
+
+
+def place_of(wait: Any) -> InMap | None:
+    """Where in a native map a wait (``PAYLOAD[Kind.WAIT]``) is; None for any other wait."""
+    if wait["wait_class"] != WaitClass.MAP:
+        return None
+    aux = int(wait["aux"])
+    shard = aux & NO_SHARD
+    return InMap(int(wait["site"]), None if shard == NO_SHARD else shard, aux >> SHARD_BITS)
 
 
 def park_rows(parks: Sequence[Park]) -> npt.NDArray[Any]:

@@ -19,7 +19,17 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from collector.park import CLASS_KIND, End, Findings, Park, Seen, due_by, park_rows, wait_rows
+from collector.park import (
+    CLASS_KIND,
+    End,
+    Findings,
+    Park,
+    Seen,
+    due_by,
+    park_rows,
+    place_of,
+    wait_rows,
+)
 from probes.kinds import EXIT_GROUP, FUTEX, park_kind
 from probes.wire import PAYLOAD, Flag, Kind, RunState, WaitClass
 
@@ -202,7 +212,9 @@ class ParkDetector:
             return kind == "gil" and park.hardly_ran(int(r["cpu_ns"]), int(r["ts_ns"]))
         if park.source is Seen.SLOW_PATH:
             inside = int(r["since_ns"]) >= park.start_ns - SAME_WAIT_SLACK_NS
-            return inside and kind != "gil" and int(r["syscall"]) in (FUTEX, -1)
+            # A wait for a shard may end in one for the GIL, which is part of it.
+            other = kind == "gil" and park.kind != "map"
+            return inside and not other and int(r["syscall"]) in (FUTEX, -1)
         return int(r["since_ns"]) == park.since_ns
 
     def _close_unseen(self, park: Park, r: Any) -> None:
@@ -341,13 +353,14 @@ class ParkDetector:
             syscall=FUTEX,
             flags=int(r["flags"]),
             slices=max(1, int(r["slices"])),
+            place=place_of(r),
         )
 
     def _adopt(self, park: Park, r: Any, kind: str) -> None:
         """A scan's park turns out to be this slow-path wait: its facts are exact."""
         earlier = int(r["start_ns"]) != park.start_ns
         park.start_ns, park.kind, park.source = int(r["start_ns"]), kind, Seen.SLOW_PATH
-        park.address = int(r["address"])
+        park.address, park.place = int(r["address"]), place_of(r)
         park.flags = (park.flags | int(r["flags"])) & ~Flag.COARSE
         park.slices = max(park.slices, int(r["slices"]))
         if earlier and not park.park_id:

@@ -17,12 +17,14 @@ from collector.chains import Blames, Chains
 from collector.context import Resource
 from collector.counters import Counters
 from collector.deadlocks import DeadlockWatch
-from collector.decode import decode
+from collector.decode import Decoded, decode
 from collector.events import Event
+from collector.native_map import MapTallies
 from collector.park import Findings, Park
 from collector.parks import ParkDetector
 from collector.sinks import Sink
-from collector.source import RecordSource
+from collector.source import Batch, RecordSource, counted_last
+from probes.wire import Kind
 
 HEALTH_PERIOD_NS = 1_000_000_000
 _IDLE_POLL_NS = 250_000_000
@@ -83,6 +85,7 @@ class Pipeline:
         self._ahead = ReadAhead(attributor, self._blames, detector)
         self._chains = Chains(self._blames, detector)
         self._deadlocks = DeadlockWatch(attributor.context, detector, self._blames)
+        self._maps = MapTallies(attributor.context)
         self._named_later: list[tuple[Park, Resource]] = []
         self._naming_due_ns = 0
         self._accountant = Accountant(options.alloc_events, options.follow)
@@ -178,11 +181,7 @@ class Pipeline:
             self._started_ns = batch.now_ns
             self._health_due_ns = batch.now_ns + HEALTH_PERIOD_NS
             self._emit(self._opening(batch.now_ns))
-        decoded = decode(batch.raw)
-        events = self._accountant.batch(decoded.records, batch.dropped, decoded.malformed)
-        for sink in self._sinks:
-            sink.on_records(decoded.records, dict(batch.dropped), batch.now_ns)
-        self._emit([*batch.events, *map(self._named, events)])
+        decoded = self._pass_on(batch)
         self._detector.feed(decoded.records)
         self._detector.advance(batch.now_ns)
         if batch.done:
@@ -192,6 +191,17 @@ class Pipeline:
         found = self._detector.take()
         self._store(found)
         return found, self._look(found.crossed)
+
+    def _pass_on(self, batch: Batch) -> Decoded:
+        """Count a batch and hand it to the sinks."""
+        decoded = decode(batch.raw)
+        events = self._accountant.batch(decoded.records, batch.dropped, decoded.malformed)
+        for sink in self._sinks:
+            sink.on_records(decoded.records, dict(batch.dropped), batch.now_ns)
+        self._emit([*batch.events, *map(self._named, events)])
+        self._maps.heard(batch.events)
+        self._maps.feed(decoded.records, lost=bool(batch.dropped.get(Kind.MAP_COUNT)))
+        return decoded
 
     def _duration_over(self) -> bool:
         limit = self._options.duration_ns
@@ -273,10 +283,15 @@ class Pipeline:
         counters.own_cpu_ns = self._own_cpu_ns()
         counters.elapsed_ns = self._elapsed_ns()
         self._health_due_ns = self._now_ns + HEALTH_PERIOD_NS
+        self._emit(self._maps.events(self._now_ns))
         for sink in self._sinks:
             sink.on_health(counters, self._now_ns)
 
     def _finish(self) -> None:
+        last = counted_last(self._source)
+        if last is not None:
+            self._now_ns = max(self._now_ns, last.now_ns)
+            self._pass_on(last)
         self._detector.finish(self._now_ns)
         self._store(self._detector.take())
         self._emit(self._accountant.losses(self._now_ns, at_once=True))

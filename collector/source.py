@@ -69,3 +69,13 @@ class RecordSource(Protocol):
 
     def close(self) -> None:
         """Detach from everything, leave nothing behind."""
+
+
+def counted_last(source: RecordSource) -> Batch | None:
+    """What a source has counted and not told yet, at the end of a session.
+
+    A source that counts anything by itself has a method ``last``; its records concern no
+    park, and nothing follows them.
+    """
+    last = getattr(source, "last", None)
+    return None if last is None else last()

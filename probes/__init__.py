@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from probes.alloc.spec import SPEC as ALLOC
 from probes.lifecycle.spec import SPEC as LIFECYCLE
+from probes.native_map.spec import SPEC as NATIVE_MAP
 from probes.slow_path.spec import SPEC as SLOW_PATH
 from probes.spec import ProbeSpec
 from probes.threads.spec import SPEC as THREADS
 from probes.wakes.spec import SPEC as WAKES
 
-PROBES: tuple[ProbeSpec, ...] = (SLOW_PATH, THREADS, WAKES, LIFECYCLE, ALLOC)
+PROBES: tuple[ProbeSpec, ...] = (NATIVE_MAP, SLOW_PATH, THREADS, WAKES, LIFECYCLE, ALLOC)

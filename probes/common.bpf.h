@@ -119,6 +119,18 @@ static __always_inline void ps_submit(struct ps_record *record)
     ps_ring.ringbuf_submit(record, BPF_RB_NO_WAKEUP);
 }
 
+/* Same shape as a histogram of bpf tools: floor(log2(value)). */
+static __always_inline u16 ps_log2(u64 value)
+{
+    u16 result = 0;
+    for (int step = 32; step; step >>= 1)
+        if (value >> step) {
+            value >>= step;
+            result += step;
+        }
+    return result;
+}
+
 /* One thread as the task iterator shows it: not a record, it never enters the ring.
  * Times of `state` but for ts_ns are of the scheduler's clock; user space converts. */
 struct ps_sample {
@@ -127,7 +139,7 @@ struct ps_sample {
     u64 wait_address;
     u64 wait_site;
     u32 wait_class;
-    u32 wait_slices;
+    u32 wait_slices; /* PS_WAIT_MAP: `aux` of its records */
 };
 
 /* Threads whose wake-up is wanted: tid -> begin of the sleep (scheduler's clock). */

@@ -26,9 +26,10 @@ class Kind(IntEnum):
     POOL_REFILL = 12
     SCAN = 13
     RUN = 14
+    MAP_COUNT = 15
 
 
-KIND_END = 15
+KIND_END = 16
 
 
 class Flag(IntFlag):
@@ -49,6 +50,53 @@ class WaitClass(IntEnum):
     LOCK = 1
     GIL = 2
     MAP = 3
+
+
+class MapCounter(IntEnum):
+    """What of a native map is counted (``enum ps_map_counter``)."""
+
+    RANGE_BEGUN = 1
+    RANGE = 2
+    WAIT = 3
+    PARK = 4
+    RELEASED = 5
+    SPLIT = 6
+    SPLIT_DONE = 7
+    RETIRED = 8
+    STALE = 9
+    RETRY = 10
+    SPIN = 11
+    VIEW_OPENED = 12
+    VIEW_CLOSED = 13
+    OPERATION = 14
+
+
+class MapMode(IntEnum):
+    """How a range goes over a map (``enum ps_map_mode``)."""
+
+    WEAK = 0
+    STRICT = 1
+    SNAPSHOT = 2
+    VIEW = 3
+    CURSOR = 4
+    OTHER = 5
+
+
+class MapOutcome(IntEnum):
+    """How a range over a map ended (``enum ps_map_outcome``)."""
+
+    COMPLETE = 0
+    STOPPED = 1
+    STALE = 2
+    ERROR = 3
+    UNKNOWN = 4
+
+
+NO_BUCKET = 255
+"""A count without durations (``PS_NO_BUCKET``)."""
+SHARD_BITS = 24
+NO_SHARD = (1 << SHARD_BITS) - 1
+"""``aux`` of a wait for a shard: its number below, the profile's number above."""
 
 
 class AllocApi(IntEnum):

@@ -40,7 +40,8 @@ enum ps_kind {
     PS_POOL_REFILL = 12, /* pymalloc pool refills, counted in the kernel */
     PS_SCAN = 13,        /* one pass over all threads was made */
     PS_RUN = 14,         /* a thread that was woken has got a CPU */
-    PS_KIND_END = 15
+    PS_MAP_COUNT = 15,   /* what a native map does, counted in the kernel */
+    PS_KIND_END = 16
 };
 
 enum ps_flag {
@@ -57,6 +58,34 @@ enum ps_wait_class {
     PS_WAIT_LOCK = 1, /* contended semaphore, parking lot */
     PS_WAIT_GIL = 2,  /* one logical wait, however many 5 ms slices */
     PS_WAIT_MAP = 3   /* shard lock of a native map */
+};
+
+/* What of a native map is counted (PS_MAP_COUNT). */
+enum ps_map_counter {
+    PS_MAP_RANGE_BEGUN = 1,
+    PS_MAP_RANGE = 2, /* a range has ended: mode, outcome, items, duration */
+    PS_MAP_WAIT = 3,  /* a wait for a shard, shorter than --min-park: duration */
+    PS_MAP_PARK = 4,  /* a longer one, which has a PS_WAIT of its own: duration */
+    PS_MAP_RELEASED = 5, /* a shard that somebody waits for was released */
+    PS_MAP_SPLIT = 6,
+    PS_MAP_SPLIT_DONE = 7, /* items: entries moved */
+    PS_MAP_RETIRED = 8,
+    PS_MAP_STALE = 9,
+    PS_MAP_RETRY = 10,
+    PS_MAP_SPIN = 11,
+    PS_MAP_VIEW_OPENED = 12,
+    PS_MAP_VIEW_CLOSED = 13,
+    PS_MAP_OPERATION = 14 /* any other call that a profile counts */
+};
+
+enum ps_map_mode {
+    PS_MODE_WEAK = 0, PS_MODE_STRICT = 1, PS_MODE_SNAPSHOT = 2, PS_MODE_VIEW = 3,
+    PS_MODE_CURSOR = 4, PS_MODE_OTHER = 5
+};
+
+enum ps_map_outcome {
+    PS_OUTCOME_COMPLETE = 0, PS_OUTCOME_STOPPED = 1, PS_OUTCOME_STALE = 2,
+    PS_OUTCOME_ERROR = 3, PS_OUTCOME_UNKNOWN = 4
 };
 
 enum ps_alloc_api { PS_ALLOC_MALLOC = 1, PS_ALLOC_CALLOC = 2, PS_ALLOC_REALLOC = 3 };
@@ -83,7 +112,7 @@ struct ps_wait {
     ps_u64 duration_ns; /* PS_WAIT_OPEN: until ts_ns */
     ps_u32 wait_class;  /* enum ps_wait_class */
     ps_u32 slices;      /* kernel waits that this logical wait consisted of */
-    ps_u64 site;        /* id of the probe site, PROBES order */
+    ps_u64 site;        /* id of the probe site; PS_WAIT_MAP: address of the map object */
 };
 
 struct ps_wake {
@@ -151,6 +180,22 @@ struct ps_scan {
     ps_u64 pad1;
 };
 
+#define PS_NO_BUCKET 255
+#define PS_SHARD_BITS 24
+#define PS_NO_SHARD ((1ULL << PS_SHARD_BITS) - 1)
+
+struct ps_map_count {
+    ps_u64 map;      /* address of the map object */
+    ps_u64 count;    /* since the last record of the same counter */
+    ps_u64 total_ns; /* the sum of the durations */
+    ps_u64 items;    /* the sum of the entries */
+    ps_u8 counter;   /* enum ps_map_counter */
+    ps_u8 mode;      /* enum ps_map_mode */
+    ps_u8 outcome;   /* enum ps_map_outcome */
+    ps_u8 bucket;    /* floor(log2(duration_ns)), PS_NO_BUCKET: without a duration */
+    ps_u32 profile;  /* number of the profile that told of it */
+};
+
 struct ps_record {
     ps_u64 ts_ns;
     ps_u32 pid;
@@ -158,7 +203,8 @@ struct ps_record {
     ps_u16 kind;  /* enum ps_kind */
     ps_u16 flags; /* enum ps_flag */
     /* PS_THREAD_STATE: voluntary context switches, low 32 bits; PS_WAKE: the key of the
-     * waker's Python stack in the kernel's map, 0: none. */
+     * waker's Python stack in the kernel's map, 0: none; PS_WAIT and PS_WAIT_OPEN of
+     * PS_WAIT_MAP: the shard in the low 24 bits (all set: unknown), the profile above. */
     ps_u32 aux;
     union {
         ps_u64 words[5];
@@ -171,6 +217,7 @@ struct ps_record {
         struct ps_pool_refill pool_refill;
         struct ps_scan scan;
         struct ps_run run;
+        struct ps_map_count map_count;
     };
 };
 

@@ -17,10 +17,22 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from probes.enums import KIND_END, AllocApi, Flag, Kind, RunState, WaitClass
+from probes.enums import (
+    KIND_END,
+    NO_BUCKET,
+    AllocApi,
+    Flag,
+    Kind,
+    MapCounter,
+    MapMode,
+    MapOutcome,
+    RunState,
+    WaitClass,
+)
 
 __all__ = [
     "KIND_END",
+    "NO_BUCKET",
     "PAYLOAD",
     "RECORD",
     "RECORD_SIZE",
@@ -28,6 +40,9 @@ __all__ = [
     "AllocApi",
     "Flag",
     "Kind",
+    "MapCounter",
+    "MapMode",
+    "MapOutcome",
     "RunState",
     "WaitClass",
     "empty",
@@ -132,6 +147,17 @@ PAYLOAD: dict[Kind, np.dtype[Any]] = {
         ("period_ns", "<u8"),
         ("pad0", "<u8"),
         ("pad1", "<u8"),
+    ),
+    Kind.MAP_COUNT: _record(
+        ("map", "<u8"),
+        ("count", "<u8"),
+        ("total_ns", "<u8"),
+        ("items", "<u8"),
+        ("counter", "<u1"),
+        ("mode", "<u1"),
+        ("outcome", "<u1"),
+        ("bucket", "<u1"),
+        ("profile", "<u4"),
     ),
     Kind.RUN: _record(
         ("cpu", "<u4"),

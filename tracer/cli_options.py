@@ -96,6 +96,8 @@ class Watch:
     python: bool
     budget: float
     idle_sites: tuple[Path, ...]
+    native_map: bool
+    native_profiles: tuple[Path, ...]
     quiet: bool
 
     def session(self, pids: tuple[int, ...] = (), **more: Any) -> SessionOptions:
@@ -121,6 +123,8 @@ class Watch:
             python=self.python,
             budget=self.budget,
             idle_sites=self.idle_sites,
+            native_map=self.native_map,
+            native_profiles=self.native_profiles,
             scenario=self.scenario,
             **more,
         )
@@ -174,6 +178,14 @@ _OPTIONS = (
         "--idle-sites", type=TRACE, multiple=True, metavar="FILE",
         help="More sites where parks are idle, by TOML file; may be repeated.",
     ),
+    click.option(
+        "--native-profile", "native_profiles", type=TRACE, multiple=True, metavar="FILE",
+        help="Probe one more native map, as this TOML profile declares; may be repeated.",
+    ),
+    click.option(
+        "--no-native-map", "native_map", is_flag=True, flag_value=False, default=True,
+        help="No probes on native maps.",
+    ),
     click.option("--json", is_flag=True, help="JSON, one object per line."),
     click.option("-q", "--quiet", is_flag=True, help="No notes on stderr."),
 )  # fmt: skip
@@ -208,6 +220,8 @@ _ABSENT: dict[str, Any] = {
     "alloc": True,
     "slow_path": True,
     "python": True,
+    "native_map": True,
+    "native_profiles": (),
     "budget": 0.01,
     "json": False,
 }

@@ -78,7 +78,10 @@ def live(pids: tuple[int, ...], sort: str, watch: Watch) -> int:
 
 @click.command()
 @click.argument("trace", type=TRACE, metavar="TRACE")
-@watching("duration", "backend", "scenario", "follow", "alloc", "slow_path", "python", "budget")
+@watching(
+    "duration", "backend", "scenario", "follow", "alloc", "slow_path", "python", "budget",
+    "native_map", "native_profiles",
+)  # fmt: skip
 def replay(trace: Path, watch: Watch) -> int:
     """Say the events of a trace again, as 'attach' would have.
 

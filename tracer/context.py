@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from typing import Protocol
@@ -12,6 +12,7 @@ from collector.context import (
     UNKNOWN,
     Blame,
     Census,
+    MapFacts,
     NameFound,
     ParkedAt,
     Party,
@@ -23,6 +24,8 @@ from collector.context import (
 from collector.wait_graph import NATIVE
 from probes.errors import ParkscopeError
 from tracer import procfs
+from tracer.native.profiles import Profile
+from tracer.native.reader import NativeMapReader
 from tracer.native_mutex import mutex_owner
 from tracer.pymem import PythonReader
 from tracer.target import Target, alive
@@ -49,8 +52,10 @@ class TargetContext:
     its ``since_ns``, checks that.
     """
 
-    def __init__(self, targets: Iterable[Target] = ()) -> None:
+    def __init__(self, targets: Iterable[Target] = (), profiles: Sequence[Profile] = ()) -> None:
         self._readers: dict[int, PythonReader] = {}
+        self._profiles = profiles
+        self._maps: dict[int, NativeMapReader] = {}
         self._stacks: KernelStacks | None = None
         for target in targets:
             self.add(target)
@@ -63,6 +68,7 @@ class TargetContext:
         """
         self._readers.pop(target.pid, None)
         reader = self._readers[target.pid] = PythonReader(target)
+        self._maps[target.pid] = NativeMapReader(reader, self._profiles)
         with suppress(ParkscopeError):  # still starting up, or busy: the first park takes longer
             reader.warm_up()
 
@@ -84,6 +90,7 @@ class TargetContext:
     def remove(self, pid: int) -> None:
         """Stop answering for a process."""
         self._readers.pop(pid, None)
+        self._maps.pop(pid, None)
 
     def reader(self, pid: int) -> PythonReader | None:
         """The reader of a process, None when its Python cannot be read."""
@@ -117,7 +124,9 @@ class TargetContext:
             python=True,
             frames=frames,
             torn=torn,
-            blame=None if parked is None else _blame(reader, tid, parked),
+            blame=None
+            if parked is None
+            else self.blames(reader.target.pid, {tid: parked}).get(tid),
             read_ns=time.monotonic_ns(),
         )
 
@@ -127,7 +136,10 @@ class TargetContext:
         if reader is None or not alive(reader.target):
             return {}
         try:
-            found = reader.blames(waits)
+            shards = {tid: one for tid, one in waits.items() if one.place is not None}
+            others = {tid: one[:2] for tid, one in waits.items() if tid not in shards}
+            found = reader.blames(others) if others else {}
+            found |= self._maps[pid].blames(shards) if shards else {}
             now_ns = time.monotonic_ns()
             found = {tid: replace(blame, read_ns=now_ns) for tid, blame in found.items()}
             for tid, parked in waits.items():
@@ -172,6 +184,16 @@ class TargetContext:
         except ParkscopeError:
             return None
         return Census({tid: tid in known for tid in before}, handlers)
+
+    def native_map(self, pid: int, address: int, profile: int, /) -> MapFacts | None:
+        """What a native map is called, None while that cannot be read."""
+        reader = self._readers.get(pid)
+        if reader is None or not alive(reader.target):
+            return None
+        try:
+            return self._maps[pid].facts(address, profile)
+        except ParkscopeError:
+            return None
 
     def find_name(self, pid: int, resource: Resource, /) -> NameFound:
         """Go on looking for the name of a resource that had none, for a few milliseconds."""
@@ -220,11 +242,3 @@ class TargetContext:
             return reader.name(tid)
         except ParkscopeError:
             return None
-
-
-def _blame(reader: PythonReader, tid: int, parked: ParkedAt) -> Blame | None:
-    """What a thread waits for; None also where it changes too fast to be read."""
-    try:
-        return reader.blame(tid, parked.kind, parked.address)
-    except ParkscopeError:
-        return None

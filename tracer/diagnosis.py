@@ -78,6 +78,14 @@ def thing(resource: Any) -> str | None:
     return f"{terminal(kind, 20)} {plain(address)}" if address else terminal(kind, 20)
 
 
+def in_map(data: Mapping[str, Any]) -> str | None:
+    """``shard 3 of ConcurrentMap sessions``: where in a native map; None for other parks."""
+    shard, known = data.get("shard"), thing(data.get("resource"))
+    if not _is_number(shard):
+        return known
+    return f"shard {shard}" + (f" of {known}" if known else " of a map")
+
+
 def because(data: Mapping[str, Any]) -> str:
     """``, held by refresher, which sleeps at cache.py:41 refresh``; empty if nobody knows."""
     holder = data.get("holder")

@@ -271,14 +271,35 @@ class Elf(OpenFile):
             index = int.from_bytes(self.read(table + 8 + 4 * (buckets + index), 4), "little")
 
     @cached_property
-    def _symtab(self) -> tuple[np.ndarray, bytes] | None:
-        """``.symtab`` and its strings, of an unstripped file."""
+    def _section_headers(self) -> list[tuple[int, ...]]:
+        """All section headers (``Elf64_Shdr``), empty where there are none."""
         offset, size, count = self._sections
         if not offset or size != 64 or not count:
+            return []
+        return list(struct.iter_unpack("<IIQQQQIIQQ", self._pread(offset, size * count)))
+
+    def section(self, name: str) -> tuple[int, int, int] | None:
+        """Link-time address, file offset and size of a section, None if there is none."""
+        headers = self._section_headers
+        (at,) = struct.unpack("<H", self._pread(62, 2)) if headers else (0,)  # e_shstrndx
+        if not 0 < at < len(headers):
             return None
-        headers = list(struct.iter_unpack("<IIQQQQIIQQ", self._pread(offset, size * count)))
+        names = self._pread(headers[at][4], headers[at][5])
+        for header in headers:
+            if names[header[0] : header[0] + len(name) + 1] == name.encode() + b"\0":
+                return header[3], header[4], header[5]
+        return None
+
+    def file_bytes(self, offset: int, size: int) -> bytes:
+        """``size`` bytes at a file offset. Raises BadElf."""
+        return self._pread(offset, size)
+
+    @cached_property
+    def _symtab(self) -> tuple[np.ndarray, bytes] | None:
+        """``.symtab`` and its strings, of an unstripped file."""
+        headers = self._section_headers
         for _, kind, _, _, at, length, link, _, _, _ in headers:
-            if kind == _SHT_SYMTAB and link < count:
+            if kind == _SHT_SYMTAB and link < len(headers):
                 table = np.frombuffer(self._pread(at, length - length % 24), dtype=_SYM)
                 return table, self._pread(headers[link][4], headers[link][5])
         return None

@@ -13,6 +13,7 @@ from collector.sinks import SinkBase
 from probes.errors import ParkscopeError
 from tracer.backends import TargetPlan
 from tracer.context import TargetContext
+from tracer.native.profiles import Profile
 from tracer.target import Target, inspect, require_python
 
 _LOOK_PERIOD_NS = 20_000_000
@@ -35,14 +36,22 @@ class Followed(SinkBase):
     ``python`` is False or it was ``launched`` and will execute one soon.
     """
 
-    def __init__(self, pids: Sequence[int], *, python: bool, launched: bool, follow: bool) -> None:
+    def __init__(
+        self,
+        pids: Sequence[int],
+        *,
+        python: bool,
+        launched: bool,
+        follow: bool,
+        profiles: Sequence[Profile] = (),
+    ) -> None:
         self._python = python
         self._launched = launched
         self._follow = follow
         self._source: Retargetable | None = None
         self._pending: dict[int, int] = {}
         self._looked_ns = 0
-        self._context = TargetContext()
+        self._context = TargetContext(profiles=profiles)
         self._targets: dict[int, Target] = {}
         for pid in dict.fromkeys(pids):
             target = inspect(pid)

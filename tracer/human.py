@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, tzinfo
 from typing import Any, TextIO
@@ -15,8 +15,9 @@ import numpy.typing as npt
 from collector.counters import Counters
 from collector.events import Event
 from tracer import units
-from tracer.diagnosis import because, deadlock, own_frame, plain, thing, where
+from tracer.diagnosis import because, deadlock, in_map, own_frame, plain, thing, where
 from tracer.escape import terminal
+from tracer.native_text import native_library, native_map
 from tracer.totals import totals_line
 
 _DIM, _BOLD, _RED, _YELLOW, _GREEN, _END = (
@@ -58,6 +59,7 @@ class HumanLines:
         self._style = style
         self._first_ns: int | None = None
         self._named: set[tuple[int | None, str]] = set()
+        self._maps: dict[tuple[int | None, str], Event] = {}
 
     def on_records(self, records: npt.NDArray[Any], dropped: dict[int, int], now_ns: int) -> None:
         """Nothing: records are not for reading."""
@@ -71,12 +73,22 @@ class HumanLines:
             self._first_ns = events[0].ts_ns
         lines = [
             f"{stamp(event.ts_ns, self._style, self._first_ns or 0)}  {text}\n"
-            for event in events
+            for event in self._in_their_time(events)
             if self._is_news(event) and (text := line(event, self._style)) is not None
         ]
         if lines:
             self._stream.write("".join(lines))
             self._stream.flush()
+
+    def _in_their_time(self, events: Sequence[Event]) -> Iterator[Event]:
+        """What maps have done is said once, at the end: it is news every second."""
+        for event in events:
+            if event.event == "native_map":
+                self._maps[event.pid, str(event.data.get("address"))] = event
+                continue
+            if event.event == "detached":
+                yield from self._maps.values()
+            yield event
 
     def _is_news(self, event: Event) -> bool:
         """A name is said once, of the first of those that wait for the thing."""
@@ -147,7 +159,7 @@ def waits_on(kind: str | None, data: Mapping[str, Any]) -> str:
     if kind == "gil":
         return "the GIL"
     resource = data.get("resource")
-    if (known := thing(resource)) is not None:
+    if (known := in_map(data)) is not None:
         return known
     if kind in ("lock", "map"):
         address = resource.get("address") if isinstance(resource, Mapping) else None
@@ -182,7 +194,7 @@ def _park_end(event: Event) -> str:
 
 def _thing(event: Event) -> str | None:
     """What a park is for, where more than a kind and an address is known of it."""
-    return "the GIL" if event.kind == "gil" else thing(event.data.get("resource"))
+    return "the GIL" if event.kind == "gil" else in_map(event.data)
 
 
 def _since(event: Event) -> str:
@@ -295,6 +307,8 @@ _SAYINGS: Mapping[str, Callable[[Event], str | None]] = {
     "park_long": _park_long,
     "park_end": _park_end,
     "resource_named": _resource_named,
+    "native_library": native_library,
+    "native_map": native_map,
     "deadlock": deadlock,
     "large_alloc": _large_alloc,
     "data_loss": _data_loss,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from io import StringIO
 from typing import Any
@@ -17,9 +17,11 @@ from tracer import totals, units
 from tracer.diagnosis import holder_name, where
 from tracer.escape import terminal
 from tracer.human import Style, line, reason, waits_on
+from tracer.native_text import native_map
 
 SORTS = ("time", "name", "tid")
 _NEWS_LINES = 2
+_MAP_LINES = 3
 _NEWS_NS = 15_000_000_000
 _NARROW = 64
 _WIDE = 96
@@ -52,7 +54,7 @@ def press(state: ViewState, key: str) -> ViewState | None:
 def render(snapshot: LiveSnapshot, state: ViewState, width: int, height: int) -> RenderableType:
     """``height`` lines (more only where that is under ten) of at most ``width`` columns."""
     above = [*_header(snapshot), Text()]
-    below = [*_news(snapshot), *_footer(snapshot, state)]
+    below = [*_maps(snapshot), *_news(snapshot), *_footer(snapshot, state)]
     shown, hidden = _chosen(snapshot, state)
     room = max(1, height - len(above) - len(below) - 1)
     parts: list[RenderableType] = [*above]
@@ -73,7 +75,7 @@ def render(snapshot: LiveSnapshot, state: ViewState, width: int, height: int) ->
 def plain_picture(snapshot: LiveSnapshot, state: ViewState, width: int) -> str:
     """The same as plain text without any escape sequence, as long as it has to be."""
     text = StringIO()
-    height = len(snapshot.threads) + 10
+    height = len(snapshot.threads) + len(snapshot.maps) + 10
     console = Console(file=text, width=width, height=height, color_system=None, highlight=False)
     console.print(render(snapshot, replace(state, keys=False), width, height))
     lines = (line.rstrip() for line in text.getvalue().splitlines())
@@ -178,6 +180,18 @@ def _style(thread: LiveThread) -> str:
     if thread.long:
         return "bold red"
     return "green" if thread.kind is None else ""
+
+
+def _maps(snapshot: LiveSnapshot) -> list[Text]:
+    """What native maps have done so far, those that were waited for most first."""
+    order = sorted(snapshot.maps, key=_waited_ns, reverse=True)
+    return [Text(native_map(event), style="cyan") for event in order[:_MAP_LINES]]
+
+
+def _waited_ns(event: Event) -> int:
+    waits = event.data.get("waits")
+    total_ns = waits.get("total_ns") if isinstance(waits, Mapping) else None
+    return total_ns if isinstance(total_ns, int) else 0
 
 
 def _news(snapshot: LiveSnapshot) -> list[Text]:

@@ -79,7 +79,7 @@ def _speakable(options: Mapping[str, Any]) -> dict[str, Any]:
     """Options with paths as text."""
     return {
         key: [str(item) for item in value]
-        if key == "idle_sites"
+        if key in ("idle_sites", "native_profiles")
         else (str(value) if isinstance(value, Path) else value)
         for key, value in options.items()
     }

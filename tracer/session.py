@@ -24,6 +24,7 @@ from collector.sinks import Sink
 from collector.source import RecordSource, SourceInfo
 from probes.errors import UsageError
 from tracer.followed import Followed
+from tracer.native.profiles import load_all
 from tracer.version import VERSION
 
 DEFAULT_LONG_PARK_NS = 200_000_000
@@ -37,6 +38,7 @@ class SessionOptions:
     ``scenario`` and ``replay`` choose what the mock backend plays. ``launched``
     says that the only target is a child that has not executed its program yet
     (``parkscope run``). ``alloc_events`` makes a ``large_alloc`` event per request.
+    ``native_map``: probe native maps, by the built-in profiles and ``native_profiles``.
     ``realtime`` plays the mock at its true pace, to be watched.
     """
 
@@ -52,6 +54,8 @@ class SessionOptions:
     python: bool = True
     budget: float = 0.01
     idle_sites: tuple[Path, ...] = ()
+    native_map: bool = True
+    native_profiles: tuple[Path, ...] = ()
     scenario: str | None = None
     replay: Path | None = None
     launched: bool = False
@@ -184,8 +188,13 @@ def _live(options: SessionOptions) -> _Parts:
 
     if not options.pids:
         raise UsageError("no target given", hint="Give the PID of a Python process.")
+    profiles = load_all(options.native_profiles) if options.native_map else ()
     followed = Followed(
-        options.pids, python=options.python, launched=options.launched, follow=options.follow
+        options.pids,
+        python=options.python,
+        launched=options.launched,
+        follow=options.follow,
+        profiles=profiles,
     )
     source, reason = backends.attach(
         options.backend,
@@ -197,6 +206,7 @@ def _live(options: SessionOptions) -> _Parts:
             alloc=options.alloc,
             slow_path=options.slow_path,
             budget=options.budget,
+            native_profiles=profiles,
         ),
     )
     followed.bind(source)

@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from collector.counters import Counters
 from collector.events import Event
-from collector.park import CLASS_KIND
+from collector.park import CLASS_KIND, place_of
 from probes.kinds import FUTEX, fd_of, park_kind, syscall_name
 from probes.wire import PAYLOAD, Flag, Kind, RunState, WaitClass
 
@@ -59,13 +59,15 @@ class LiveSnapshot:
     """Everything that a live view shows, at ``now_ns`` of the source's clock.
 
     ``attached`` are the events of that name, ``news`` the latest ones that a person
-    should see, ``totals`` the form of ``Counters.to_dict``.
+    should see, ``maps`` the latest ``native_map`` of each map, ``totals`` the form of
+    ``Counters.to_dict``.
     """
 
     now_ns: int = 0
     threads: tuple[LiveThread, ...] = ()
     attached: tuple[Event, ...] = ()
     news: tuple[Event, ...] = ()
+    maps: tuple[Event, ...] = ()
     totals: Mapping[str, Any] = field(default_factory=dict)
     ended: Event | None = None
 
@@ -84,6 +86,7 @@ class LiveSink:
         self._names: dict[Key, str | None] = {}
         self._attached: list[Event] = []
         self._news: deque[Event] = deque(maxlen=RECENT_EVENTS)
+        self._maps: dict[tuple[int | None, Any], Event] = {}
         self._totals: Mapping[str, Any] = {}
         self._ended: Event | None = None
         self._now_ns = 0
@@ -119,6 +122,8 @@ class LiveSink:
                 self._over(event)
             elif event.event == "resource_named":
                 self._named(event)
+            elif event.event == "native_map":
+                self._maps[event.pid, str(event.data.get("address"))] = event
             elif event.event == "detached":
                 self._ended = event
             elif event.event in _NEWS:
@@ -177,13 +182,14 @@ class LiveSink:
 
     def _wait_open(self, key: Key, r: Any) -> None:
         kind = CLASS_KIND[WaitClass(int(r["wait_class"]))]
+        place = place_of(r)
         resource = {"type": kind, "name": None, "address": f"{int(r['address']):#x}"}
         self._threads[key] = LiveThread(
             *key,
             since_ns=int(r["start_ns"]),
             kind=kind,
             thread_name=self._name(key),
-            data={"resource": resource},
+            data={"resource": resource, "shard": None if place is None else place.shard},
         )
 
     def _running(self, key: Key, since_ns: int) -> None:
@@ -250,6 +256,7 @@ class LiveSink:
             threads=tuple({**self._threads, **self._long}.values()),
             attached=tuple(self._attached),
             news=tuple(self._news),
+            maps=tuple(self._maps.values()),
             totals=self._totals,
             ended=self._ended,
         )

@@ -13,6 +13,14 @@
 
 #define PS_HAVE_SLOW_PATH
 
+#ifndef PS_HAVE_NATIVE_MAP
+/* native_map.bpf.c has the real one. */
+static __always_inline bool ps_in_map_wait(u32 tid, u64 sp)
+{
+    return false;
+}
+#endif
+
 /* What a link's cookie says; probes/slow_path/spec.py has the same numbers. */
 enum ps_wait_site {
     PS_SITE_CALIBRATE = 0, /* the scratch child: the same work, nothing reported */
@@ -73,18 +81,6 @@ BPF_TABLE("hash", struct ps_gil_key, u32, ps_gils, 1024);
 BPF_TABLE("hash", u32, struct ps_code_range, ps_take_gil, 1024);
 BPF_TABLE("percpu_hash", struct ps_hist_key, struct ps_hist_value, ps_wait_hist, 4096);
 BPF_TABLE("percpu_array", u32, u64, ps_wait_hits, PS_SITE_END);
-
-/* Same shape as a histogram of bpf tools: floor(log2(value)). */
-static __always_inline u16 ps_log2(u64 value)
-{
-    u16 result = 0;
-    for (int step = 32; step; step >>= 1)
-        if (value >> step) {
-            value >>= step;
-            result += step;
-        }
-    return result;
-}
 
 /* Not atomic: a program of this probe does not interrupt another one on its CPU. */
 static __always_inline void ps_add_to_histogram(u32 pid, u16 wait_class, u64 duration_ns)
@@ -163,6 +159,8 @@ int ps_wait_entry(struct pt_regs *ctx)
     if (hits)
         *hits += 1;
     if (condition && !ps_is_gil(id >> 32, ctx->di, ctx->sp))
+        return 0;
+    if (ps_in_map_wait(tid, ctx->sp))
         return 0;
     struct ps_open_wait *open = ps_open_waits.lookup(&tid);
     if (open && open->slice_end_ns) {

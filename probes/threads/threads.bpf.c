@@ -29,6 +29,13 @@ static __always_inline void ps_fill_open_wait(u32 tid, struct ps_sample *sample)
 }
 #endif
 
+#ifndef PS_HAVE_NATIVE_MAP
+/* native_map.bpf.c has the real one. */
+static __always_inline void ps_fill_map_wait(u32 tid, u64 sp, struct ps_sample *sample)
+{
+}
+#endif
+
 static __always_inline u8 ps_run_state(struct task_struct *task)
 {
     if (PS_LOAD(32, task, PS_OFF_TASK_EXIT_STATE))
@@ -128,6 +135,8 @@ int bpf_iter__task(struct bpf_iter__task *ctx)
         return 0; /* shown before, and its end will be told */
     sample.state.ts_ns = bpf_ktime_get_ns();
     ps_fill_open_wait(tid, &sample);
+    /* The outer one, where there are both. */
+    ps_fill_map_wait(tid, PS_REG(bpf_task_pt_regs(task), sp), &sample);
     if (!watched && flags & PS_TARGET_TRACED && ps_is_blocked(state->state) &&
         ps_is_worth_a_watch(&sample))
         watched = ps_set_watch(task, tid, state);

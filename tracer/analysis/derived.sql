@@ -19,6 +19,7 @@ said AS (
            any_value(idle_reason) AS idle_reason,
            any_value(resource_type ORDER BY ts_ns DESC) AS resource_type,
            any_value(resource_address ORDER BY ts_ns DESC) AS resource_address,
+           any_value(shard ORDER BY ts_ns DESC) AS shard,
            any_value(holder) AS holder,
            any_value(holder_tid) AS holder_tid,
            any_value(holder_how) AS holder_how,
@@ -63,7 +64,7 @@ SELECT park_id,
        coalesce(said.end_kind, ended.end_kind, 'open') AS end_kind,
        coalesce(said.before_attach, ended.before_attach) AS before_attach,
        place, resource, syscall, fd, idle_reason,
-       resource_type, resource_address, holder, holder_tid, holder_how, holder_does, holder_place,
+       resource_type, resource_address, shard, holder, holder_tid, holder_how, holder_does, holder_place,
        waker, waker_name, waker_why, waker_place
 FROM said FULL JOIN ended USING (park_id), session;
 
@@ -74,7 +75,12 @@ SELECT CASE word0 & 4294967295 WHEN 1 THEN 'lock' WHEN 2 THEN 'gil' WHEN 3 THEN 
        least(word0 >> 32, 63)::INTEGER AS bucket,
        word1::HUGEINT AS waits,
        word2::HUGEINT AS total_ns
-FROM records WHERE kind = 11;
+FROM records WHERE kind = 11
+UNION ALL
+-- … and MAP_COUNT records of counter 3 (waits for a shard): counter in the low byte of word4,
+-- bucket in its fourth, count in word1, total_ns in word2.
+SELECT 'map', least(word4 >> 24 & 255, 63)::INTEGER, word1::HUGEINT, word2::HUGEINT
+FROM records WHERE kind = 15 AND word4 & 255 = 3;
 
 -- LARGE_ALLOC records: size_bytes in word0.
 CREATE VIEW large_allocs AS

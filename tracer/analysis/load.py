@@ -12,9 +12,10 @@ parks          park that ended, the fields of ``collector.park.PARK``
 events         event: the common keys, ``park_id``, ``end_kind``, ``waker``, ``resource``,
                ``fd``, ``syscall``, ``place`` (innermost call), ``idle_reason``, ``data`` (JSON),
                ``resource_type``, ``resource_address``, ``holder``, ``holder_tid``,
-               ``holder_how``, ``holder_place``, ``waker_name``, ``waker_why``
+               ``holder_how``, ``holder_place``, ``waker_name``, ``waker_why``, ``map``, ``shard``
 chains         thread in the chain of a long park (``chain_table``)
 cycles         thread of a deadlock (``cycle_table``)
+native_maps    native map, by its last event (``map_table``)
 drops          record kind: ``kind``, ``dropped``
 damage         sort of damage to the file: ``what``, ``lost``
 record_kinds   name of a record kind by number: ``kind``, ``name``
@@ -38,6 +39,7 @@ from collector.trace.columns import record_batch, schema_of
 from collector.trace.reader import Integrity, TraceReader
 from probes.kinds import KINDS
 from probes.wire import RECORD, Kind
+from tracer.analysis.native_maps import map_table
 from tracer.analysis.told import MAX_INT, chain_table, cycle_table, event_table, integer, text
 
 if TYPE_CHECKING:
@@ -93,6 +95,7 @@ def load(path: Path) -> Mapping[str, pa.Table]:
         "events": event_table(events),
         "chains": chain_table(events),
         "cycles": cycle_table(events),
+        "native_maps": map_table(events),
         "drops": _drops(integrity),
         "damage": _damage(integrity),
         "record_kinds": _names({kind.value: kind.name.lower() for kind in Kind}),

@@ -31,6 +31,8 @@ def event_table(events: Sequence[Event]) -> pa.Table:
         "before_attach": (pa.bool_(), [event.before_attach for event in events]),
         "park_id": (pa.int64(), [integer(event.data.get("park_id")) for event in events]),
         "end_kind": (pa.string(), [text(event.data.get("end")) for event in events]),
+        "map": (pa.string(), [text(event.data.get("map")) for event in events]),
+        "shard": (pa.int64(), [integer(event.data.get("shard")) for event in events]),
         "fd": (pa.int64(), [integer(event.data.get("fd")) for event in events]),
         "syscall": (pa.string(), [text(event.data.get("syscall")) for event in events]),
         "place": (pa.string(), [place(event.data.get("stack")) for event in events]),

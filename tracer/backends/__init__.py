@@ -16,6 +16,7 @@ from typing import cast
 
 from collector.source import RecordSource
 from probes.errors import BackendUnavailable, PermissionDenied, UsageError
+from tracer.native.profiles import Profile
 from tracer.pymem.kernel_stacks import StackWalk
 from tracer.target import Target
 
@@ -25,7 +26,8 @@ class Options:
     """What every backend is told. Times in ns; ``budget`` is a share of one core.
 
     ``follow``: trace forked children too. ``slow_path`` and ``alloc`` switch the
-    uprobes on; a backend without uprobes ignores them. ``cache_dir`` of None means
+    uprobes on; a backend without uprobes ignores them. ``native_profiles``: of native maps
+    that are probed, in the order of their numbers. ``cache_dir`` of None means
     ``$XDG_CACHE_HOME/parkscope``.
     """
 
@@ -35,6 +37,7 @@ class Options:
     alloc: bool = True
     slow_path: bool = True
     budget: float = 0.01
+    native_profiles: tuple[Profile, ...] = ()
     cache_dir: Path | None = None
 
 

@@ -10,6 +10,7 @@ from collector.context import (
     Blame,
     Census,
     Frame,
+    MapFacts,
     NameFound,
     ParkedAt,
     Party,
@@ -96,6 +97,13 @@ class ScenarioContext:
             if thread.pid == pid and self._lives(thread, now_ns)
         }
         return Census(living, self._scenario.handlers)
+
+    def native_map(self, pid: int, address: int, _profile: int, /) -> MapFacts | None:
+        """What the scenario calls it."""
+        for one in self._scenario.maps.values():
+            if (one.pid, one.address) == (pid, address):
+                return MapFacts(one.type, one.name, one.profile)
+        return None
 
     def _lives(self, thread: Thread, now_ns: int) -> bool:
         ns = self._machine.ns

@@ -16,9 +16,33 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from probes.enums import NO_SHARD
 from probes.kinds import FUTEX
-from probes.wire import PAYLOAD, RECORD, AllocApi, Flag, Kind, RunState, WaitClass, empty, make
-from tracer.backends.mock_scenario import Burst, Life, Refill, Scenario, ShortWaits, Thread, Wait
+from probes.wire import (
+    NO_BUCKET,
+    PAYLOAD,
+    RECORD,
+    AllocApi,
+    Flag,
+    Kind,
+    MapCounter,
+    MapMode,
+    MapOutcome,
+    RunState,
+    WaitClass,
+    empty,
+    make,
+)
+from tracer.backends.mock_scenario import (
+    Burst,
+    Life,
+    MapCount,
+    Refill,
+    Scenario,
+    ShortWaits,
+    Thread,
+    Wait,
+)
 from tracer.backends.scan import NEWS_AFTER_NS, DeltaFilter, ScanScheduler, is_blocked
 
 MS = 1_000_000
@@ -89,7 +113,8 @@ class Machine:
         self._ring_read = 0
         self._late: list[tuple[int, int, Records]] = []
         self._serial = 0
-        counted: list[Refill | ShortWaits] = [*scenario.refill, *scenario.short_waits]
+        counted: list[Refill | ShortWaits | MapCount]
+        counted = [*scenario.refill, *scenario.short_waits, *scenario.map_count]
         self._counted = sorted(counted, key=lambda entry: entry.at_ms)
         self._counted_read = 0
         self._scheduler = ScanScheduler(scenario.long_park_ms * MS)
@@ -282,9 +307,17 @@ class Machine:
             start_ns=start_ns,
             address=wait.arg0,
             duration_ns=end_ns - start_ns,
-            wait_class=WaitClass.GIL if wait.gil else WaitClass.LOCK,
+            wait_class=wait.wait_class,
             slices=slices,
+            **self._in_map(wait),
         )
+
+    def _in_map(self, wait: Wait) -> dict[str, int]:
+        """Which map and shard a wait for a shard tells of."""
+        if wait.map is None:
+            return {}
+        shard = NO_SHARD if wait.shard is None else wait.shard
+        return {"site": self._scenario.maps[wait.map].address, "aux": shard}
 
     def _gil_waits_over(self, life: ThreadLife, now_ns: int) -> list[Records]:
         """Logical GIL waits that ended since the last scan; the scan flushes them."""
@@ -303,7 +336,8 @@ class Machine:
     def _is_probed(self, life: ThreadLife, sleep: Sleep) -> bool:
         """Whether the slow path saw it begin: probes know only what came after them."""
         wait = sleep.wait
-        if not (self._scenario.slow_path and wait.probed and wait.syscall == FUTEX):
+        armed = self._scenario.slow_path or wait.map is not None
+        if not (armed and wait.probed and wait.syscall == FUTEX):
             return False
         start_ns = self.ns(wait.at_ms)
         long_enough = self._end_ns(life, wait) - start_ns >= MIN_PARK_NS
@@ -317,6 +351,9 @@ class Machine:
             if self.ns(counted.at_ms) > now_ns:
                 break
             self._counted_read += 1
+            if isinstance(counted, MapCount):
+                found.append(self._map_count(counted, now_ns))
+                continue
             thread = self._scenario.threads[counted.thread]
             where = {"ts_ns": now_ns, "pid": thread.pid, "tid": thread.tid, "count": counted.count}
             if isinstance(counted, ShortWaits):
@@ -332,6 +369,22 @@ class Machine:
             else:
                 found.append(make(Kind.POOL_REFILL, **where, size_bytes=counted.size_bytes))
         return found
+
+    def _map_count(self, counted: MapCount, now_ns: int) -> Records:
+        bucket = counted.bucket
+        return make(
+            Kind.MAP_COUNT,
+            ts_ns=now_ns,
+            pid=self._scenario.maps[counted.map].pid,
+            map=self._scenario.maps[counted.map].address,
+            count=counted.count,
+            items=counted.items,
+            counter=MapCounter[counted.counter.upper()],
+            mode=MapMode[counted.mode.upper()],
+            outcome=MapOutcome[counted.outcome.upper()],
+            bucket=NO_BUCKET if bucket is None else bucket,
+            total_ns=0 if bucket is None else counted.count * 3 * (1 << bucket) // 2,
+        )
 
     def _push_late(self, record: Records) -> None:
         self._serial += 1

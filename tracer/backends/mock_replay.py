@@ -17,7 +17,7 @@ from collector.source import Batch, SourceInfo
 from collector.trace.format import FrameKind
 from collector.trace.reader import Integrity, TraceReader
 
-SOURCE_FACTS = ("governor", "probe_failed", "deadlock")
+SOURCE_FACTS = ("governor", "probe_failed", "native_library", "deadlock")
 """Events that rest on what only the recorder could see: its source, the target's memory.
 All others are found anew."""
 

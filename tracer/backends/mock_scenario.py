@@ -16,7 +16,7 @@ import msgspec
 from collector.context import Frame, Resource
 from probes.errors import UsageError
 from probes.kinds import FUTEX
-from probes.wire import Kind
+from probes.wire import Kind, MapCounter, MapMode, MapOutcome, WaitClass
 
 SCENARIO_DIR = Path(__file__).parent / "mock_scenarios"
 LONG_AGO_MS = -600_000.0
@@ -101,8 +101,33 @@ class Blamed(_Data, frozen=True):
         return named if self.holder is None else named | {self.holder}
 
 
+class NativeMap(_Data, frozen=True):
+    """A native map: an object at ``address``, of class ``type``."""
+
+    address: int
+    name: str | None = None
+    type: str = "ConcurrentMap"
+    profile: str = "concurrent_map"
+    pid: int = DEFAULT_PID
+
+
+class MapCount(_Data, frozen=True):
+    """What the kernel has counted of a native map, read at ``at_ms``; ``bucket`` in log2 ns."""
+
+    map: str
+    at_ms: float
+    counter: str
+    count: int
+    mode: str = "weak"
+    outcome: str = "complete"
+    bucket: int | None = None
+    items: int = 0
+
+
 class Wait(_Data, frozen=True):
     """One logical wait. Without ``until_ms`` it never ends.
+
+    ``map`` and ``shard``: a wait for a shard of that native map, which its probes see.
 
     ``waker`` names the thread that ends it; without one a timer does. ``gil``: the
     wait consists of slices of 5 ms. ``probed``: a lock's slow path, which the slow
@@ -119,8 +144,17 @@ class Wait(_Data, frozen=True):
     probed: bool = True
     timed_out: bool = False
     waker: str | None = None
+    map: str | None = None
+    shard: int | None = None
     frames: tuple[CodeLine, ...] = ()
     blame: Blamed | None = None
+
+    @property
+    def wait_class(self) -> WaitClass:
+        """What a probe says that it is."""
+        if self.gil:
+            return WaitClass.GIL
+        return WaitClass.LOCK if self.map is None else WaitClass.MAP
 
 
 class Burst(_Data, frozen=True):
@@ -221,6 +255,8 @@ class Scenario(_Data, frozen=True):
     alloc: tuple[Burst, ...] = ()
     refill: tuple[Refill, ...] = ()
     short_waits: tuple[ShortWaits, ...] = ()
+    maps: dict[str, NativeMap] = {}
+    map_count: tuple[MapCount, ...] = ()
     loss: tuple[Loss, ...] = ()
     life: tuple[Life, ...] = ()
     fact: tuple[Fact, ...] = ()
@@ -284,10 +320,28 @@ def _check(scenario: Scenario, path: Path) -> None:
     for loss in scenario.loss:
         if loss.kind.upper() not in Kind.__members__:
             wrong = f"no record kind '{loss.kind}'"
+    wrong = _wrong_maps(scenario) or wrong
     if scenario.long_park_ms <= 0 or scenario.duration_ms <= 0 or scenario.ring_bytes < 0:
         wrong = "long_park_ms and duration_ms have to be positive, ring_bytes not negative"
     if wrong is not None:
         raise UsageError(f"scenario {path}: {wrong}", hint="Correct the file.")
+
+
+def _wrong_maps(scenario: Scenario) -> str | None:
+    """What to say of a map that is named and is not there, or of what cannot be counted."""
+    named = {count.map for count in scenario.map_count}
+    named |= {wait.map for wait in scenario.wait if wait.map is not None}
+    for key in sorted(named - scenario.maps.keys()):
+        return f"no map '{key}'"
+    for count in scenario.map_count:
+        for word, names in (
+            (count.counter, MapCounter),
+            (count.mode, MapMode),
+            (count.outcome, MapOutcome),
+        ):
+            if word.upper() not in names.__members__:
+                return f"'{word}' is none of {', '.join(names.__members__).lower()}"
+    return None
 
 
 def _unknown_thread(scenario: Scenario) -> str | None:

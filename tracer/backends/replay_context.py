@@ -12,6 +12,7 @@ from collector.context import (
     Blame,
     Frame,
     Link,
+    MapFacts,
     NameFound,
     NoBlames,
     ParkedAt,
@@ -42,7 +43,11 @@ class ReplayContext(NoBlames):
         self._named: dict[_Key, list[tuple[int, str]]] = defaultdict(list)
         self._resources: dict[_Key, list[tuple[int, Resource]]] = defaultdict(list)
         self._ends: dict[_Key, list[Event]] = defaultdict(list)
+        self._facts: dict[_Key, list[tuple[int, MapFacts]]] = defaultdict(list)
         for event in source.events:
+            if event.event == "native_map" and event.pid is not None:
+                address = _address(event.data.get("address"))
+                self._facts[event.pid, address].append((event.ts_ns, _facts(event)))
             if event.pid is None or event.tid is None:
                 continue
             if event.event == "park_long" and event.start_ns is not None:
@@ -80,6 +85,12 @@ class ReplayContext(NoBlames):
         ]
         name = next((r.name for ts, r in reversed(found) if ts <= now_ns), None)
         return NameFound(name, done=name is not None or not found)
+
+    def native_map(self, pid: int, address: int, _profile: int, /) -> MapFacts | None:
+        """What the recorder had found out by now, or says next."""
+        known = self._facts.get((pid, address), [])
+        at = bisect_left(known, self._source.now_ns, key=lambda one: one[0])
+        return known[min(at, len(known) - 1)][1] if known else None
 
     def thread_name(self, pid: int, tid: int) -> str | None:
         """The name that the thread with this tid had at the replayed moment."""
@@ -121,6 +132,13 @@ def _same(parks: list[Event], since_ns: int) -> Event | None:
     if at < len(parks) and _start(parks[at]) <= since_ns + _SAME_PARK_NS:
         return parks[at]
     return None
+
+
+def _facts(event: Event) -> MapFacts:
+    """Of a ``native_map`` event; parts of a wrong type are unknown."""
+    words = [event.data.get(key) for key in ("type", "map", "profile")]
+    kind, name, profile = (word if isinstance(word, str) else None for word in words)
+    return MapFacts(kind or "map", name, profile)
 
 
 def _start(event: Event) -> int:

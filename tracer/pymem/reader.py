@@ -238,6 +238,23 @@ class PythonReader:
         threads = Threads(states, self.name, self._readers.names.thread_objects)
         return self._readers.blames.blames(parked, threads)
 
+    def named(self, blames: Mapping[int, Blame]) -> dict[int, Blame]:
+        """The same blames with the names of their resources, as far as they are known by now.
+
+        For objects that are found otherwise than by a lock; ``find_name`` goes on looking.
+        """
+        threads = Threads(self.threads(), self.name, self._readers.names.thread_objects)
+        return self._readers.blames.named(blames, threads)
+
+    def text(self, address: int) -> str:
+        """A str object. Raises MemoryReadError where there is none."""
+        return self._readers.objects.text(address)
+
+    def tid_of_ident(self, ident: int) -> int:
+        """The native id of the thread with that ``threading.get_ident``; 0 if none or several."""
+        found = [tid for tid, state in self.threads().items() if state.ident == ident]
+        return found[0] if len(found) == 1 else 0
+
     def warm_up(self) -> None:
         """Make the first ``blame`` as quick as later ones."""
         threads = Threads(self.threads(), self.name, self._readers.names.thread_objects)

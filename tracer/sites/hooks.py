@@ -39,7 +39,8 @@ class Hook:
 
     ``group`` is what is given up and taken back together: the probe, or a part of it.
     ``price`` is that of the entry; ``returns``: the program runs at the return (the
-    price of a return probe comes on top of the entry's).
+    price of a return probe comes on top of the entry's). ``semaphore``: file offset of the
+    counter that the kernel raises while the place is probed, 0 when there is none.
     """
 
     probe: str
@@ -51,6 +52,7 @@ class Hook:
     cookie: int
     returns: bool
     price: PriceClass
+    semaphore: int = 0
 
 
 @dataclass(frozen=True, slots=True)

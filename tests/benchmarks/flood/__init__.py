@@ -133,6 +133,9 @@ class _Flood:
     def on_scan(self, now_ns: int) -> Harvest:
         return NOTHING
 
+    def last(self, _now_ns: int) -> Harvest:
+        return NOTHING
+
     def close(self) -> None:
         if self._link is not None:
             os.close(self._link)

@@ -79,6 +79,9 @@ class _Timed:
     def on_scan(self, now_ns: int) -> Harvest:
         return NOTHING
 
+    def last(self, _now_ns: int) -> Harvest:
+        return NOTHING
+
     def close(self) -> None:
         """The source closes what it has loaded."""
 

@@ -58,6 +58,10 @@ class Flood:
         """Everything comes through the ring."""
         return NOTHING
 
+    def last(self, _now_ns: int) -> Harvest:
+        """Everything comes through the ring."""
+        return NOTHING
+
     def close(self) -> None:
         """Nothing is held."""
 

@@ -37,6 +37,7 @@ MEMBER = {
     Kind.POOL_REFILL: "pool_refill",
     Kind.SCAN: "scan",
     Kind.RUN: "run",
+    Kind.MAP_COUNT: "map_count",
 }
 """The union member of ``struct ps_record`` that each kind fills."""
 
@@ -44,6 +45,9 @@ ENUMS: dict[str, tuple[str, type[IntEnum | IntFlag]]] = {
     "ps_kind": ("PS_", wire.Kind),
     "ps_flag": ("PS_F_", wire.Flag),
     "ps_wait_class": ("PS_WAIT_", wire.WaitClass),
+    "ps_map_counter": ("PS_MAP_", wire.MapCounter),
+    "ps_map_mode": ("PS_MODE_", wire.MapMode),
+    "ps_map_outcome": ("PS_OUTCOME_", wire.MapOutcome),
     "ps_alloc_api": ("PS_ALLOC_", wire.AllocApi),
     "ps_run_state": ("PS_", wire.RunState),
 }

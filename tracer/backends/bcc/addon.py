@@ -68,6 +68,9 @@ class Addon(Protocol):
     def on_scan(self, now_ns: int) -> Harvest:
         """Called after every scan: once a second, and more often while threads run."""
 
+    def last(self, now_ns: int) -> Harvest:
+        """The end: what was counted and not yet handed over."""
+
     def close(self) -> None:
         """Detach. Safe to call twice; never raises."""
 
@@ -87,5 +90,11 @@ def _waker_stacks(_options: Options) -> Addon | None:
     return WakerStacks()
 
 
-ADDONS: tuple[AddonFactory, ...] = (_uprobes, _waker_stacks)
+def _native_maps(options: Options) -> Addon | None:
+    from tracer.backends.bcc.native_map import native_maps  # it imports this module
+
+    return native_maps(options)
+
+
+ADDONS: tuple[AddonFactory, ...] = (_uprobes, _waker_stacks, _native_maps)
 """What a source is built with by default; a factory returns None when switched off."""

@@ -13,6 +13,7 @@ import os
 import struct
 from functools import cache
 from pathlib import Path
+from typing import NamedTuple
 
 _SYS_BPF = 321
 _LINK_CREATE = 28
@@ -21,6 +22,7 @@ _SYS_PERF_EVENT_OPEN = 298
 _PMU = Path("/sys/bus/event_source/devices/uprobe")
 _ATTRIBUTES_SIZE = 112  # PERF_ATTR_SIZE_VER5
 _FLAG_CLOEXEC = 8
+_COUNTER_SHIFT = 32  # format/ref_ctr_offset of the PMU: config:32-63
 _BTF = Path("/sys/kernel/btf/vmlinux")
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -50,25 +52,33 @@ def _pmu() -> tuple[int, int]:
     return kind, 1 << int(bit)
 
 
-def open_uprobe(path: str, offset: int, pid: int, *, returns: bool) -> int:
-    """A perf event that fires at file ``offset`` of ``path`` in process ``pid``. Raises OSError."""
+class Place(NamedTuple):
+    """A place in a file, and the counter that the kernel raises while it is probed (0: none)."""
+
+    path: str
+    offset: int
+    semaphore: int = 0
+
+
+def open_uprobe(place: Place, pid: int, *, returns: bool) -> int:
+    """A perf event that fires at a place in process ``pid``. Raises OSError."""
     kind, return_bit = _pmu()
-    name = ctypes.create_string_buffer(os.fsencode(path))
+    config = (return_bit if returns else 0) | place.semaphore << _COUNTER_SHIFT
+    name = ctypes.create_string_buffer(os.fsencode(place.path))
     attributes = bytearray(_ATTRIBUTES_SIZE)
     # type, size, config, sample_period, sample_type, read_format
-    struct.pack_into(
-        "<IIQQQQ", attributes, 0, kind, _ATTRIBUTES_SIZE, return_bit if returns else 0, 1, 0, 0
-    )
-    struct.pack_into("<QQ", attributes, 56, ctypes.addressof(name), offset)  # uprobe_path, offset
+    struct.pack_into("<IIQQQQ", attributes, 0, kind, _ATTRIBUTES_SIZE, config, 1, 0, 0)
+    # uprobe_path, probe_offset
+    struct.pack_into("<QQ", attributes, 56, ctypes.addressof(name), place.offset)
     buffer = ctypes.create_string_buffer(bytes(attributes), len(attributes))
     return _checked(_libc.syscall(_SYS_PERF_EVENT_OPEN, buffer, pid, -1, -1, _FLAG_CLOEXEC))
 
 
 def link_uprobe(
-    program: int, path: str, offset: int, cookie: int, *, pid: int, returns: bool
+    program: int, place: Place, cookie: int, *, pid: int, returns: bool
 ) -> tuple[int, int]:
     """Attach ``program`` there: (link, event), both to be closed. Raises OSError."""
-    event = open_uprobe(path, offset, pid, returns=returns)
+    event = open_uprobe(place, pid, returns=returns)
     try:
         # union bpf_attr, link_create: prog_fd, target_fd, attach_type, flags, bpf_cookie
         attributes = struct.pack("<IIIIQ", program, event, _BPF_PERF_EVENT, 0, cookie)

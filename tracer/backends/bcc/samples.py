@@ -102,5 +102,10 @@ class OpenWaits:
         records["ts_ns"] = np.maximum(records["ts_ns"], records["start_ns"])
         records["duration_ns"] = records["ts_ns"] - records["start_ns"]
         records["address"], records["site"] = rows["wait_address"], rows["wait_site"]
-        records["wait_class"], records["slices"] = rows["wait_class"], rows["wait_slices"]
+        records["wait_class"] = rows["wait_class"]
+        on_map = rows["wait_class"] == WaitClass.MAP
+        records["aux"], records["slices"] = (
+            np.where(on_map, rows["wait_slices"], 0),
+            np.where(on_map, 1, rows["wait_slices"]),
+        )
         return records.view(RECORD)

@@ -22,6 +22,7 @@ from tracer.backends.bcc.attach import Attachment, load, probe_failed
 from tracer.backends.bcc.budget import Budget, scans_governed
 from tracer.backends.bcc.cache import cache_directory
 from tracer.backends.bcc.clock import ClockKeeper
+from tracer.backends.bcc.exits import PROCESS_KINDS, inferred_exit, is_over
 from tracer.backends.bcc.ring import PAGE, Pace, joined
 from tracer.backends.bcc.samples import GilRanges, OpenWaits
 from tracer.backends.bcc.unit import CORE
@@ -109,7 +110,7 @@ class BccSource:
             raise TargetGone(f"process {gone[0]} exited while it was being attached to")
         for pid in gone:
             self._process_over(pid)
-            self._records.append(_inferred_exit(pid, armed_ns))
+            self._records.append(inferred_exit(pid, armed_ns))
         for addon in list(self._addons):
             self._ask(addon, partial(addon.arm, armed_ns))
         self._scan_said_ns = armed_ns
@@ -317,9 +318,9 @@ class BccSource:
         # A process of which the last scan saw no thread has reported its exit by now,
         # unless that record was lost.
         for pid in self._missing & self._pids:
-            if _is_over(pid):
+            if is_over(pid):
                 self._process_over(pid)
-                self._records.append(_inferred_exit(pid, now_ns))
+                self._records.append(inferred_exit(pid, now_ns))
         self._missing = set()
 
     def _read(self, records: npt.NDArray[Any]) -> None:
@@ -334,7 +335,7 @@ class BccSource:
         exits = kinds == Kind.THREAD_EXIT
         if exits.any():
             self._filter.forget_threads(records[exits])
-        for record in records[np.isin(kinds, _PROCESS_KINDS)]:
+        for record in records[np.isin(kinds, PROCESS_KINDS)]:
             self._process_record(record.view(PAYLOAD[Kind.PROC_FORK]))
 
     def _process_record(self, life: Any) -> None:
@@ -362,6 +363,13 @@ class BccSource:
 
     # -- the end ------------------------------------------------------------------
 
+    def last(self) -> Batch:
+        """What the programs have counted and nobody has asked for yet."""
+        now_ns = time.monotonic_ns()
+        for addon in list(self._addons):
+            self._ask(addon, partial(addon.last, now_ns))
+        return self._batch(now_ns, done=True)
+
     def emitted(self) -> dict[int, int]:
         """Records that the programs wanted to make, by kind: received + dropped + on the way."""
         counts = self._attached.emitted()
@@ -384,17 +392,3 @@ class BccSource:
         if self._attachment is not None:
             self._attachment.close()
             self._attachment = None
-
-
-_PROCESS_KINDS = (Kind.PROC_FORK, Kind.PROC_EXEC, Kind.PROC_EXIT)
-
-
-def _inferred_exit(pid: int, now_ns: int) -> npt.NDArray[Any]:
-    return make(Kind.PROC_EXIT, ts_ns=now_ns, pid=pid, tid=pid, flags=Flag.INFERRED)
-
-
-def _is_over(pid: int) -> bool:
-    try:
-        return procfs.process_state(pid).state in "ZXx"
-    except ParkscopeError:
-        return True

@@ -138,17 +138,20 @@ def link_uprobe_multi(
     path: str,
     offsets: Sequence[int],
     cookies: Sequence[int],
+    counters: Sequence[int] = (),
     *,
     pid: int,
     returns: bool = False,
 ) -> int:
     """Uprobes at file ``offsets`` of ``path`` in one process, one link (Linux 6.6).
 
-    Each offset's program run sees its cookie (``bpf_get_attach_cookie``). Raises OSError.
+    Each offset's program run sees its cookie (``bpf_get_attach_cookie``). ``counters``: file
+    offsets of USDT semaphores, 0 for a place without one. Raises OSError.
     """
     name = ctypes.create_string_buffer(os.fsencode(path))
     at = np.array(offsets, np.uint64)
     labels = np.array(cookies, np.uint64)
+    semaphores = np.array(counters, np.uint64)
     attributes = struct.pack(
         "<IIIIQQQQIIII",
         program,
@@ -157,14 +160,14 @@ def link_uprobe_multi(
         0,
         ctypes.addressof(name),
         at.ctypes.data,
-        0,
+        semaphores.ctypes.data if any(counters) else 0,
         labels.ctypes.data,
         len(at),
         int(returns),
         pid,
         0,
     )
-    return _bpf(_LINK_CREATE, attributes, (name, at, labels))
+    return _bpf(_LINK_CREATE, attributes, (name, at, labels, semaphores))
 
 
 def run_iterator(link: int, buffer: bytearray, start: int = 0) -> int:

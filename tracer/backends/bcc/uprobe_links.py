@@ -14,7 +14,7 @@ from contextlib import contextmanager
 
 from probes.slow_path import spec as slow_path
 from tracer.backends.bcc import syscalls
-from tracer.backends.bcc.perf_uprobes import link_uprobe
+from tracer.backends.bcc.perf_uprobes import Place, link_uprobe
 from tracer.sites.hooks import Hook
 from tracer.sites.planner import PriceClass
 
@@ -63,13 +63,16 @@ class Links:
         offsets = [hook.offset for hook in hooks]
         cookies = [hook.cookie for hook in hooks]
         if self._multi:
-            return [
-                syscalls.link_uprobe_multi(fd, path, offsets, cookies, pid=pid, returns=returns)
-            ]
+            counters = [hook.semaphore for hook in hooks]
+            link = syscalls.link_uprobe_multi(
+                fd, path, offsets, cookies, counters, pid=pid, returns=returns
+            )
+            return [link]
         links: list[int] = []
         try:
-            for offset, cookie in zip(offsets, cookies, strict=True):
-                links += link_uprobe(fd, path, offset, cookie, pid=pid, returns=returns)
+            for hook in hooks:
+                place = Place(path, hook.offset, hook.semaphore)
+                links += link_uprobe(fd, place, hook.cookie, pid=pid, returns=returns)
         except OSError:
             _close_all(links)
             raise

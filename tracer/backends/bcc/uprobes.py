@@ -157,6 +157,11 @@ class Uprobes:
             return NOTHING
         return Harvest(records=records, events=tuple(events))
 
+    @_kernel_calls()
+    def last(self, now_ns: int) -> Harvest:
+        """What was counted and not yet handed over."""
+        return Harvest(records=self._drain(now_ns))
+
     def close(self) -> None:
         """Detach from everything."""
         self._budget.leave(self)

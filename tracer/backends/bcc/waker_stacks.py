@@ -58,6 +58,10 @@ class WakerStacks:
         """Nothing to say."""
         return NOTHING
 
+    def last(self, _now_ns: int) -> Harvest:
+        """Nothing to say."""
+        return NOTHING
+
     def close(self) -> None:
         """The map is closed with the kernel."""
         self._kernel = None

@@ -208,6 +208,12 @@ class BlameReader:
             named[tid] = replace(blame, resource=resource)
         return named
 
+    def named(self, blames: Mapping[int, Blame], threads: Threads) -> dict[int, Blame]:
+        """The same with names of things that another reader has found, as far as known by now."""
+        stacks = self._glance([tid for tid in blames if tid in threads.states], threads)
+        known = {tid: blame for tid, blame in blames.items() if tid in stacks}
+        return {**blames, **self._named(known, stacks, threads)}
+
     def find_name(self, resource: Resource) -> NameFound:
         """Another slice of the search for the name of a resource of an earlier ``Blame``."""
         if resource.type in _UNNAMED:

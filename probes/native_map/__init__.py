@@ -1,0 +1,1 @@
+"""The probe on native maps, at the places that profiles declare (PROFILE.md)."""

@@ -178,6 +178,8 @@ class Pipeline:
             self._started_ns = batch.now_ns
             self._health_due_ns = batch.now_ns + HEALTH_PERIOD_NS
             self._emit(self._opening(batch.now_ns))
+        if batch.probes:
+            self.counters.probes = dict(batch.probes)
         decoded = decode(batch.raw)
         events = self._accountant.batch(decoded.records, batch.dropped, decoded.malformed)
         for sink in self._sinks:

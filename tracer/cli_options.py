@@ -12,6 +12,7 @@ import click
 
 from probes.errors import UsageError
 from tracer import units
+from tracer.metrics_address import DEFAULT_ADDRESS
 
 if TYPE_CHECKING:
     from tracer.session import SessionOptions
@@ -97,6 +98,9 @@ class Watch:
     budget: float
     idle_sites: tuple[Path, ...]
     quiet: bool
+    metrics: str | None
+    listen_anywhere: bool
+    metrics_textfile: Path | None
 
     def session(self, pids: tuple[int, ...] = (), **more: Any) -> SessionOptions:
         """Options of a session on ``pids``. Raises UsageError when there is no target."""
@@ -127,9 +131,17 @@ class Watch:
 
     def output(self, trace: Path | None = None, force: bool = False) -> Output:
         """What is shown, and where the trace goes."""
+        from tracer.metrics_address import exports
         from tracer.watch import Output
 
-        return Output(json=self.json, idle=self.idle, quiet=self.quiet, trace=trace, force=force)
+        return Output(
+            json=self.json,
+            idle=self.idle,
+            quiet=self.quiet,
+            trace=trace,
+            force=force,
+            exports=exports(self.metrics, self.metrics_textfile, anywhere=self.listen_anywhere),
+        )
 
 
 _OPTIONS = (
@@ -176,6 +188,18 @@ _OPTIONS = (
     ),
     click.option("--json", is_flag=True, help="JSON, one object per line."),
     click.option("-q", "--quiet", is_flag=True, help="No notes on stderr."),
+    click.option(
+        "--metrics", is_flag=False, flag_value=DEFAULT_ADDRESS, metavar="[ADDRESS]",
+        help=f"Serve metrics for Prometheus meanwhile, at {DEFAULT_ADDRESS} by default.",
+    ),
+    click.option(
+        "--listen-anywhere", is_flag=True,
+        help="Allow an address for metrics that other machines can reach.",
+    ),
+    click.option(
+        "--metrics-textfile", type=PATH, metavar="FILE",
+        help="Write metrics to FILE.prom every 5 s, for node_exporter's textfile collector.",
+    ),
 )  # fmt: skip
 
 
@@ -210,5 +234,8 @@ _ABSENT: dict[str, Any] = {
     "python": True,
     "budget": 0.01,
     "json": False,
+    "metrics": None,
+    "listen_anywhere": False,
+    "metrics_textfile": None,
 }
 """Values of the shared options that a command has left out."""

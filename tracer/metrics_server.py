@@ -166,11 +166,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _metrics(self) -> None:
         accept = self.headers.get("Accept") or ""
-        try:
-            body, content_type = self.server.renderer.render(accept[:_MAX_ACCEPT])
-        except ValueError:
-            self._answer(HTTPStatus.BAD_REQUEST, "text/plain; charset=utf-8", b"odd Accept\n")
-            return
+        body, content_type = self.server.renderer.render(accept[:_MAX_ACCEPT])
         self._answer(HTTPStatus.OK, content_type, body)
 
     def _answer(self, status: HTTPStatus, content_type: str, body: bytes) -> None:

@@ -31,13 +31,13 @@ class Renderer:
         self._kept: dict[str, bytes] = {}
 
     def render(self, accept: str = "") -> tuple[bytes, str]:
-        """The text and its content type, the format that an ``Accept`` header prefers.
-
-        Raises ValueError for a header that makes no sense.
-        """
+        """The text and its content type: what an ``Accept`` header prefers, else plain text."""
         from prometheus_client.exposition import choose_encoder
 
-        encode, content_type = choose_encoder(accept)
+        try:
+            encode, content_type = choose_encoder(accept)
+        except (TypeError, ValueError):  # a version that is no version
+            encode, content_type = choose_encoder("")
         with self._lock:
             snapshot = self._snapshot()
             if snapshot is not self._of or len(self._kept) >= KEPT:

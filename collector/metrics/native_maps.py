@@ -18,42 +18,48 @@ from collector.metrics.readings import Readings
 STALE_AWARE: Final = frozenset({"strict", "snapshot", "view"})
 """Modes of a range that notice, or cannot meet, what was changed or retired under them."""
 
-Range = tuple[str, str, str, str]
+MAX_TOTALS: Final = 20_000
 
 
 class NativeMaps:
-    """Folds events of any number of maps; what it remembers is bounded by the labels."""
+    """Folds events of any number of maps; of ``MAX_TOTALS`` running totals it knows the last."""
 
     def __init__(self, readings: Readings, labels: Labels) -> None:
         self._readings = readings
         self._labels = labels
-        self._before: dict[tuple[str, ...], int] = {}
+        self._before: dict[tuple[object, ...], int] = {}
 
     def fold(self, pid: str, event: Event) -> None:
-        """Take one event over."""
-        name = self._labels.value("map", event.data.get("map"))
+        """Take one event over. ``pid``: its process as a label's value."""
+        known = event.data.get("map")
+        name = self._labels.value("map", known)
         for done in event.data.get("ranges") or ():
             if isinstance(done, Mapping):
-                self._range(pid, name, done)
+                self._range((pid, name), (event.pid, str(known)), done)
 
-    def forget(self, pid: str) -> None:
-        """A process has made room for another."""
+    def forget(self, pid: int) -> None:
+        """A process has ended."""
         self._before = {key: value for key, value in self._before.items() if key[0] != pid}
 
-    def _range(self, pid: str, name: str, done: Mapping[str, Any]) -> None:
+    def _range(
+        self, labels: tuple[str, str], known: tuple[object, ...], done: Mapping[str, Any]
+    ) -> None:
         mode, outcome = (self._labels.value(key, done.get(key)) for key in ("mode", "outcome"))
+        known = *known, str(done.get("mode")), str(done.get("outcome"))
         count, items, duration_ns = (
-            self._more((pid, name, mode, outcome, key), done.get(key))
-            for key in ("count", "items", "duration_ns")
+            self._more((*known, key), done.get(key)) for key in ("count", "items", "duration_ns")
         )
         aware = "true" if mode in STALE_AWARE else "false"
-        key = pid, name, mode, step(items, count), aware
+        key = *labels, mode, step(items, count), aware
         self._readings.add(m.RANGES, (*key, outcome), count)
         self._readings.add(m.RANGE_TIME, key, duration_ns)
 
-    def _more(self, key: tuple[str, ...], total: object) -> int:
+    def _more(self, key: tuple[object, ...], total: object) -> int:
         """How much a running total has grown; one that has shrunk began anew."""
         if not isinstance(total, int):
+            return 0
+        if key not in self._before and len(self._before) >= MAX_TOTALS:
+            self._labels.overflow["map"] += 1
             return 0
         before, self._before[key] = self._before.get(key, 0), total
         return total - before if total >= before else total

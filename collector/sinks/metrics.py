@@ -81,6 +81,8 @@ class MetricsSink(SinkBase):
         self._maps = NativeMaps(self._readings, self._labels)
         self._breakers: dict[str, str] = {}
         self._states: dict[str, str] = {}
+        self._seen: set[str] = set()
+        self._searched: set[int] = set()
         self._now_ns = 0
         self._published_ns: int | None = None
         self._snapshot = Snapshot()
@@ -160,8 +162,15 @@ class MetricsSink(SinkBase):
         version, backend = (str(event.data.get(key, "")) for key in ("version", "backend"))
         self._readings.replace(m.BUILD, {(version, backend): 1})
         self._readings.set(m.WATCHING, (), 1)
+        self._seen.update(
+            event.data.get("probes") or (), ("nodes",) * bool(event.data.get("nodes"))
+        )
         if event.pid is not None:
             label = self._came(event.pid)
+            if event.data.get("python") is not None:
+                self._searched.add(event.pid)
+                for sort in ("cycle", "knot"):
+                    self._readings.add(m.DEADLOCKS, (label, sort), 0)
             told = [self._labels.value(key, event.data.get(key)) for key in ("program", "python")]
             self._readings.set(m.TARGET_INFO, (label, *told), 1)
 
@@ -184,6 +193,8 @@ class MetricsSink(SinkBase):
         if label != OTHER:
             self._readings.set(m.TARGET_UP, (label,), 0)
         self._labels.ended(pid)
+        self._searched.discard(pid)
+        self._maps.forget(pid)
         self._readings.forget("pid", label, m.TARGET_RSS, m.TARGET_THREADS)
 
     def _came(self, pid: int) -> str:
@@ -195,15 +206,12 @@ class MetricsSink(SinkBase):
         # A counter that first shows up as 1 has not increased, as Prometheus sees it.
         for kind in KINDS:
             self._readings.add(m.LONG_PARKS, (label, kind, "false"), 0)
-        for sort in ("cycle", "knot"):
-            self._readings.add(m.DEADLOCKS, (label, sort), 0)
         return label
 
     def _pid(self, pid: int | None) -> str:
         label, freed = self._labels.pid(pid)
         if freed is not None:
             self._readings.forget("pid", freed)
-            self._maps.forget(freed)
         return label
 
     # -- parks --------------------------------------------------------------------------
@@ -253,11 +261,13 @@ class MetricsSink(SinkBase):
         readings.replace(m.RECEIVED, {(_record(k),): n for k, n in counters.received.items()})
         for kind in counters.received | counters.dropped:
             readings.set(m.DROPPED, ("kernel", _record(kind)), counters.dropped[kind])
+        if "nodes" in self._seen:
+            readings.set(m.CROSS_NODE, (), counters.cross_node_wakes)
+        if "alloc" in self._seen:  # else nobody looks, and 0 would be said of what is unknown
+            readings.set(m.LARGE_ALLOCS, (), counters.large_allocs)
+            readings.set(m.LARGE_BYTES, (), counters.large_alloc_bytes)
         for metric, value in (
             (m.MALFORMED, counters.malformed),
-            (m.CROSS_NODE, counters.cross_node_wakes),
-            (m.LARGE_ALLOCS, counters.large_allocs),
-            (m.LARGE_BYTES, counters.large_alloc_bytes),
             (m.SCANS, counters.scans),
             (m.SCAN_TIME, counters.scan_cost_ns),
             (m.THREADS, counters.threads),
@@ -343,7 +353,7 @@ class MetricsSink(SinkBase):
                 oldest[park.pid,] = max(oldest.get((park.pid,), 0), age_ns)
         readings.replace(m.LONG_NOW, now)
         readings.replace(m.OLDEST_NOW, oldest)
-        known = dict.fromkeys(self._up, 0)
+        known = {pid: 0 for pid in self._up if pid in self._searched}
         for metric, found in (
             (m.DEADLOCKS_NOW, self._deadlocked.counts()),
             (m.DEADLOCKED, self._deadlocked.threads()),

@@ -12,7 +12,7 @@ import click
 
 from probes.errors import UsageError
 from tracer import units
-from tracer.metrics_address import DEFAULT_ADDRESS
+from tracer.metrics_address import DEFAULT_ADDRESS, split
 
 if TYPE_CHECKING:
     from tracer.session import SessionOptions
@@ -74,6 +74,21 @@ class Pid(click.ParamType):  # type: ignore[type-arg]  # generic in newer click 
         return int(text)
 
 
+class ListenAddress(click.ParamType):  # type: ignore[type-arg]  # generic in newer click only
+    """Text such as 127.0.0.1:9464; whether it can be had is seen later."""
+
+    name = "address"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """The text; fails as a usage error that says what is allowed."""
+        try:
+            split(value)
+        except UsageError as error:
+            self.fail(f"{error.message}. {error.hint}", param, ctx)
+        return str(value)
+
+
+ADDRESS = ListenAddress()
 PATH = click.Path(path_type=Path)
 TRACE = click.Path(path_type=Path, exists=True, dir_okay=False, readable=True)
 PID = Pid()
@@ -189,7 +204,7 @@ _OPTIONS = (
     click.option("--json", is_flag=True, help="JSON, one object per line."),
     click.option("-q", "--quiet", is_flag=True, help="No notes on stderr."),
     click.option(
-        "--metrics", is_flag=False, flag_value=DEFAULT_ADDRESS, metavar="[ADDRESS]",
+        "--metrics", type=ADDRESS, is_flag=False, flag_value=DEFAULT_ADDRESS, metavar="[ADDRESS]",
         help=f"Serve metrics for Prometheus meanwhile, at {DEFAULT_ADDRESS} by default.",
     ),
     click.option(

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from tracer.cli_options import PATH, PID, TRACE, Watch, watching
+from tracer.cli_options import ADDRESS, PATH, PID, TRACE, Watch, watching
 from tracer.metrics_address import DEFAULT_ADDRESS
 
 
@@ -99,6 +99,7 @@ def replay(trace: Path, watch: Watch) -> int:
 @click.argument("pids", type=PID, nargs=-1, metavar="PID...")
 @click.option(
     "--listen",
+    type=ADDRESS,
     default=DEFAULT_ADDRESS,
     show_default=True,
     metavar="ADDRESS",

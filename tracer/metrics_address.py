@@ -46,21 +46,26 @@ def exports(address: str | None, file: Path | None, *, anywhere: bool = False) -
     return Exports(None if address is None else resolved(address, anywhere=anywhere), file)
 
 
+def split(text: str) -> tuple[str, int]:
+    """Host and port of an address to listen at. Raises UsageError."""
+    found = _ADDRESS.fullmatch(text)
+    if found is None or int(found[3]) > 65535:
+        raise UsageError(
+            f"{text[:100]!r} is no address to listen at",
+            hint=f"Write HOST:PORT, such as {DEFAULT_ADDRESS}; PIDs go before '--metrics'.",
+        )
+    return found[1] or found[2] or "127.0.0.1", int(found[3])
+
+
 def resolved(text: str, *, anywhere: bool = False) -> Address:
     """``127.0.0.1:9464``, ``[::1]:9464``, ``localhost:0``, ``:9464`` (on 127.0.0.1).
 
     Raises UsageError for other text and, unless ``anywhere``, for what is not loopback;
     EndpointError for a name that has no address.
     """
-    found = _ADDRESS.fullmatch(text)
-    if found is None or int(found[3]) > 65535:
-        raise UsageError(
-            f"{text!r} is no address to listen at",
-            hint=f"Write HOST:PORT, such as {DEFAULT_ADDRESS}; PIDs go before '--metrics'.",
-        )
     import socket
 
-    host, port = found[1] or found[2] or "127.0.0.1", int(found[3])
+    host, port = split(text)
     try:
         known = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except OSError as error:

@@ -18,7 +18,16 @@ S = 1_000_000_000
 
 
 _MANY = [("action", {"data": {"action": str(at)}}) for at in range(DEFAULT_LIMIT + 1)]
-_RANGE = {"mode": "weak", "outcome": "complete", "count": 1, "items": 5, "duration_ns": 9}
+_RANGE = {"mode": "weak", "outcome": "complete", "count": 1, "items": 5, "total_ns": 9}
+_MAP: dict[str, Any] = {
+    "map": "cache",
+    "address": "0x10",
+    "ranges": [_RANGE],
+    "waits": {"count": 3, "parks": 1, "total_ns": 9},
+    "stale": 1,
+    "splits": 2,
+    "partial": ["waits"],
+}
 _PARK: dict[str, Any] = {
     "thread_name": "worker-1",
     "kind": "lock",
@@ -44,7 +53,7 @@ EVENTS: list[tuple[str, dict[str, Any]]] = [
     ("park_long", _PARK),
     ("park_end", _PARK),
     ("deadlock", {"data": {"cycle": [{"tid": 1}, {"tid": 2}], "knot": False}}),
-    ("native_map", {"data": {"map": "cache", "ranges": [_RANGE]}}),
+    ("native_map", {"data": _MAP}),
     ("governor", {"data": {"probe": "wakes", "action": "shed"}}),
     ("probe_failed", {"data": {"probe": "alloc", "why": "?"}}),
     ("breaker", {"data": {"name": "map", "from": "closed", "to": "open"}}),

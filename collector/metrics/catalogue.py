@@ -124,15 +124,17 @@ _RANGE = ("pid", "map", "query_type", "range_step", "is_stale_aware")
 RANGES = _counter("range_queries", "Ranges over native maps that ended, by outcome.",
                   *_RANGE, "outcome")  # fmt: skip
 RANGE_TIME = _counter("range_query_seconds", "Time in ranges that ended.", *_RANGE, per=NS)
-BUCKET_READS = _counter("bucket_reads", "Buckets that ranges came to.", *_RANGE)
-STALE_HITS = _counter("stale_bucket_hits", "Stale buckets that ranges came to.", *_RANGE)
-MAP_EVENTS = _counter(
-    "map_events",
-    "What else was counted of native maps: splits, retries, waits.",
-    "pid", "map", "what",
-)  # fmt: skip
-MAP_TIME = _counter("map_event_seconds", "Time that took, where it is known.",
-                    "pid", "map", "what", per=NS)  # fmt: skip
+STALE_HITS = _counter("stale_bucket_hits", "Stale buckets that were met.", *_RANGE)
+STALE_BASE = _counter(
+    "stale_base_ranges",
+    "Ranges that ended, labelled as parkscope_stale_bucket_hits_total is: what it is a ratio of.",
+    *_RANGE,
+)
+MAP_EVENTS = _counter("map_events", "What else was counted of native maps.", "pid", "map", "what")
+MAP_WAIT = _counter("map_wait_seconds", "Time in waits for shards that ended, short ones too.",
+                    "pid", "map", per=NS)  # fmt: skip
+MAP_PARTIAL = _gauge("map_partial", "1: counts of this group are too low, for it was given up.",
+                     "pid", "map", "what")  # fmt: skip
 
 # -- allocation --------------------------------------------------------------------------------
 

@@ -194,7 +194,7 @@ def test_every_metric_is_shown_in_the_dashboard_or_a_rule() -> None:
         "build_info", "target_info", "target_up", "threads", "scan_period_seconds",
         "label_overflow_total", "governor_actions_total", "breaker_transitions_total",
         "probe_failures_total", "actions_total", "pool_refills_total", "large_allocations_total",
-        "range_query_seconds_total", "map_event_seconds_total", "deadlocked_threads",
+        "range_query_seconds_total", "map_wait_seconds_total", "map_partial", "deadlocked_threads",
     }  # fmt: skip
     unused = {metric.name.removeprefix("parkscope_") for metric in METRICS} - {
         metric.name.removeprefix("parkscope_") for metric in METRICS if metric.name in names

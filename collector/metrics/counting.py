@@ -13,7 +13,7 @@ from collector.park import CLASS_KIND, End
 from probes.kinds import KINDS
 from probes.wire import PAYLOAD, Kind
 
-IDLE = {-1: "unknown", 0: "false", 1: "true"}
+IDLE = ("unknown", "false", "true")
 _BOUNDS = np.array(PARK_BOUNDS_NS, np.uint64)
 _BUCKETS = len(PARK_BOUNDS_NS) + 1
 _CLASSES = {int(one): kind for one, kind in CLASS_KIND.items()}
@@ -26,19 +26,35 @@ def parks(rows: npt.NDArray[Any]) -> Iterator[tuple[int, str, str, list[int], in
     A long one comes as an event, which knows better whether it is idle; one that the end
     of the session cut off has not ended.
     """
-    rows = rows[(rows["park_id"] == 0) & (rows["end"] != End.OPEN)]
-    if not len(rows):
+    wanted = (rows["park_id"] == 0) & (rows["end"] != End.OPEN)
+    if not wanted.all():
+        rows = rows[wanted]
+    durations, pids = np.ascontiguousarray(rows["duration_ns"]), np.ascontiguousarray(rows["pid"])
+    # One number for kind, idleness and bucket; processes are few, so one pass for each.
+    sort = rows["kind"].astype(np.int64) * len(IDLE) + rows["idle"] + 1
+    bucket = sort * _BUCKETS + np.searchsorted(_BOUNDS, durations, side="left")
+    for pid, chosen in _by_pid(pids):
+        own, ns = (sort, durations) if chosen is None else (sort[chosen], durations[chosen])
+        totals = np.bincount(own, ns)
+        every = np.bincount(bucket if chosen is None else bucket[chosen])
+        for one in np.flatnonzero(np.bincount(own)).tolist():
+            counts = every[one * _BUCKETS : (one + 1) * _BUCKETS].tolist()
+            counts += [0] * (_BUCKETS - len(counts))
+            kind, idle = divmod(one, len(IDLE))
+            yield pid, KINDS[kind], IDLE[idle], counts, int(totals[one])
+
+
+def _by_pid(
+    pids: npt.NDArray[np.uint32],
+) -> Iterator[tuple[int, npt.NDArray[np.bool_] | None]]:
+    """Each process and which rows are its own; None: all of them."""
+    if len(pids) and (pids == pids[0]).all():
+        yield int(pids[0]), None
         return
-    buckets = np.searchsorted(_BOUNDS, rows["duration_ns"], side="left")
-    packed = rows["pid"].astype(np.uint64) << np.uint64(16)
-    packed |= rows["kind"].astype(np.uint64) << np.uint64(8) | rows["idle"].astype(np.uint8)
-    keys, which = np.unique(packed, return_inverse=True)
-    counts = np.bincount(which * _BUCKETS + buckets, minlength=len(keys) * _BUCKETS)
-    totals = np.bincount(which, weights=rows["duration_ns"])
-    for at, key in enumerate(keys.tolist()):
-        idle = int(np.uint8(key & 0xFF).astype(np.int8))
-        own = counts[at * _BUCKETS : (at + 1) * _BUCKETS].tolist()
-        yield key >> 16, KINDS[key >> 8 & 0xFF], IDLE[idle], own, int(totals[at])
+    left = pids
+    while len(left):
+        yield int(left[0]), pids == left[0]
+        left = left[left != left[0]]
 
 
 def short_waits(records: npt.NDArray[Any]) -> Iterator[tuple[int, str, list[int], int]]:

@@ -56,6 +56,7 @@ EVENTS: list[tuple[str, dict[str, Any]]] = [
     ("native_map", {"data": _MAP}),
     ("governor", {"data": {"probe": "wakes", "action": "shed"}}),
     ("probe_failed", {"data": {"probe": "alloc", "why": "?"}}),
+    ("trigger", {"data": {"trigger": "on-1"}}),
     ("breaker", {"data": {"name": "map", "from": "closed", "to": "open"}}),
     *_MANY,
 ]

@@ -113,9 +113,9 @@ class Watch:
     budget: float
     idle_sites: tuple[Path, ...]
     quiet: bool
-    metrics: str | None
-    listen_anywhere: bool
-    metrics_textfile: Path | None
+    metrics: str | None = None
+    listen_anywhere: bool = False
+    metrics_textfile: Path | None = None
 
     def session(self, pids: tuple[int, ...] = (), **more: Any) -> SessionOptions:
         """Options of a session on ``pids``. Raises UsageError when there is no target."""
@@ -249,8 +249,5 @@ _ABSENT: dict[str, Any] = {
     "python": True,
     "budget": 0.01,
     "json": False,
-    "metrics": None,
-    "listen_anywhere": False,
-    "metrics_textfile": None,
 }
 """Values of the shared options that a command has left out."""

@@ -158,7 +158,8 @@ GOVERNED = _counter("governor_actions", "Probes given up or taken back.", "probe
 BREAKER_STATE = _gauge("breaker_state", "1 for the state in which a circuit breaker is.",
                        "breaker", "state")  # fmt: skip
 BREAKER_CHANGES = _counter("breaker_transitions", "Changes into a state.", "breaker", "to")
-ACTIONS = _counter("actions", "Actions that triggers took.", "action", "status")
+FIRED = _counter("triggers_fired", "How often the condition of a trigger's rule held.", "trigger")
+ACTIONS = _counter("actions", "Actions of triggers, by what became of them.", "action", "status")
 SCANS = _counter("scans", "Scans of all threads.")
 SCAN_TIME = _counter("scan_seconds", "Time that scans took the tracer.", per=NS)
 SCAN_PERIOD = _gauge("scan_period_seconds", "The base period of scans in force.", per=NS)

@@ -98,6 +98,7 @@ class MetricsSink(SinkBase):
             "probe_failed": self._probe_failed,
             "data_loss": self._data_loss,
             "breaker": self._breaker,
+            "trigger": self._trigger,
             "action": self._action,
             "native_map": self._native_map,
             "detached": self._detached,
@@ -316,12 +317,14 @@ class MetricsSink(SinkBase):
         self._breakers[name] = state
         self._readings.add(m.BREAKER_CHANGES, (name, state))
 
+    def _trigger(self, event: Event) -> None:
+        self._readings.add(m.FIRED, (self._labels.value("trigger", event.data.get("trigger")),))
+
     def _action(self, event: Event) -> None:
-        named = event.data.get("action") or event.data.get("name")
-        status = event.data.get("status")
-        self._readings.add(
-            m.ACTIONS, (self._labels.value("action", named), self._labels.value("status", status))
-        )
+        """``count``: so many that were skipped are said at once."""
+        key = tuple(self._labels.value(name, event.data.get(name)) for name in ("action", "status"))
+        count = event.data.get("count")
+        self._readings.add(m.ACTIONS, key, count if isinstance(count, int) else 1)
 
     def _native_map(self, event: Event) -> None:
         self._maps.fold(self._pid(event.pid), event)

@@ -193,7 +193,8 @@ def test_every_metric_is_shown_in_the_dashboard_or_a_rule() -> None:
     looked_up = {
         "build_info", "target_info", "target_up", "threads", "scan_period_seconds",
         "label_overflow_total", "governor_actions_total", "breaker_transitions_total",
-        "probe_failures_total", "actions_total", "pool_refills_total", "large_allocations_total",
+        "probe_failures_total", "actions_total", "triggers_fired_total", "pool_refills_total",
+        "large_allocations_total",
         "range_query_seconds_total", "map_wait_seconds_total", "map_partial", "deadlocked_threads",
     }  # fmt: skip
     unused = {metric.name.removeprefix("parkscope_") for metric in METRICS} - {

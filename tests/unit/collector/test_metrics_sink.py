@@ -341,8 +341,12 @@ def test_the_whole_life_of_a_breaker_and_what_actions_came_to(sink: MetricsSink)
         sink,
         Event("action", S, data={"trigger": "t", "action": "heap_dump", "status": "done"}),
         Event("action", S, data={"action": "heap_dump", "status": "failed"}),
+        Event("action", S, data={"action": "heap_dump", "status": "skipped", "count": 6}),
+        Event("trigger", S, data={"trigger": "on-1"}),
         Event("action", S),
     )
+    assert snapshot.get(m.ACTIONS, "heap_dump", "skipped") == 6
+    assert snapshot.get(m.FIRED, "on-1") == 1
     assert snapshot.get(m.ACTIONS, "heap_dump", "done") == 1
     assert snapshot.get(m.ACTIONS, "unknown", "unknown") == 1
 

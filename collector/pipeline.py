@@ -173,13 +173,13 @@ class Pipeline:
     def _take_batch(self, timeout_ns: int) -> tuple[Findings, list[Sight]]:
         """One batch through decoder and detector; parks that crossed are looked at."""
         batch = self._source.poll(timeout_ns)
+        if batch.probes:
+            self.counters.probes = dict(batch.probes)
         self._now_ns = batch.now_ns
         if self._started_ns is None:
             self._started_ns = batch.now_ns
             self._health_due_ns = batch.now_ns + HEALTH_PERIOD_NS
             self._emit(self._opening(batch.now_ns))
-        if batch.probes:
-            self.counters.probes = dict(batch.probes)
         decoded = decode(batch.raw)
         events = self._accountant.batch(decoded.records, batch.dropped, decoded.malformed)
         for sink in self._sinks:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from collector.counters import Counters
 from collector.events import Event
+from collector.metrics import catalogue as m
 from collector.metrics.labels import DEFAULT_LIMIT
+from collector.metrics.readings import Snapshot
 from collector.park import PARK, End
 from collector.sinks.metrics import MetricsSink, Usage
 from collector.source import ProbeUse
@@ -97,3 +100,34 @@ def sink_of_everything() -> MetricsSink:
     counters.refills[64] = 1
     sink.on_health(counters, 2 * S)
     return sink
+
+
+def total(snapshot: Snapshot, metric: m.Metric, **labels: str) -> int:
+    """The sum over all series with these label values; of a histogram, how many values."""
+    wanted = [(metric.labels.index(label), value) for label, value in labels.items()]
+    table: Any = (snapshot.spreads if metric.bounds else snapshot.values).get(metric, {})
+    return sum(
+        sum(value.counts) if metric.bounds else value
+        for key, value in table.items()
+        if all(key[at] == value for at, value in wanted)
+    )
+
+
+def duration_ns(snapshot: Snapshot, metric: m.Metric) -> int:
+    return sum(one.total for one in snapshot.spreads.get(metric, {}).values())
+
+
+def told(sink: MetricsSink, *events: Event) -> Snapshot:
+    sink.on_events(events)
+    sink.close()
+    return sink.snapshot
+
+
+def attached(pid: int, **data: Any) -> Event:
+    return Event("attached", 0, pid=pid, data={"backend": "bcc", "version": "1", **data})
+
+
+def ended(pid: int = 7, **facts: Any) -> Event:
+    event = Event("park_end", S, pid=pid, tid=9, kind="lock", idle=False, start_ns=0)
+    data = {"park_id": facts.pop("park_id", 1), **facts.pop("data", {})}
+    return replace(event, duration_ns=facts.pop("duration_ns", S), data=data, **facts)

@@ -105,6 +105,8 @@ def test_a_crowd_of_scrapers_loses_no_record(start: Start, tmp_path: Path) -> No
 
 
 def _step_until_answered(steps: Any, process: subprocess.Popen[bytes]) -> str:
+    if process.stdout is None:
+        raise ValueError("started without stdout=PIPE")
     for _ in range(100_000):
         next(steps)
         if select.select([process.stdout], [], [], 0)[0]:

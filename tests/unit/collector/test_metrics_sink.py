@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -16,9 +14,7 @@ from collector.counters import Counters
 from collector.events import Event
 from collector.metrics import catalogue as m
 from collector.metrics.exposition import Renderer
-from collector.metrics.labels import MAX_CHARACTERS, MAX_PIDS
-from collector.metrics.native_maps import step
-from collector.metrics.readings import MAX_SERIES, Readings, Snapshot
+from collector.metrics.readings import Snapshot
 from collector.park import PARK, End, Seen
 from collector.parks import ParkDetector
 from collector.pipeline import Pipeline
@@ -26,13 +22,12 @@ from collector.sinks.metrics import MetricsSink, Usage
 from collector.source import ProbeUse
 from probes.kinds import KIND_INDEX, KINDS
 from probes.wire import Kind, WaitClass, make
-from tests.metrics_events import parse
+from tests.metrics_events import S, attached, duration_ns, ended, told, total
 from tests.played import LONG_PARK_NS, MIN_PARK_NS, Recorder
 from tracer.backends import mock
 from tracer.backends.mock_scenario import SCENARIO_DIR
 
 MS = 1_000_000
-S = 1000 * MS
 SCENARIOS = sorted(path.stem for path in SCENARIO_DIR.glob("*.toml"))
 
 
@@ -67,21 +62,6 @@ def play(name: str) -> tuple[History, Recorder, Counters]:
     )
     pipeline.run()
     return sink, recorder, pipeline.counters
-
-
-def total(snapshot: Snapshot, metric: m.Metric, **labels: str) -> int:
-    """The sum over all series with these label values; of a histogram, how many values."""
-    wanted = [(metric.labels.index(label), value) for label, value in labels.items()]
-    table: Any = (snapshot.spreads if metric.bounds else snapshot.values).get(metric, {})
-    return sum(
-        sum(value.counts) if metric.bounds else value
-        for key, value in table.items()
-        if all(key[at] == value for at, value in wanted)
-    )
-
-
-def duration_ns(snapshot: Snapshot, metric: m.Metric) -> int:
-    return sum(one.total for one in snapshot.spreads.get(metric, {}).values())
 
 
 @pytest.mark.parametrize("name", SCENARIOS)
@@ -186,22 +166,6 @@ def test_a_deadlock_is_current_until_its_process_ends(name: str) -> None:
 @pytest.fixture
 def sink() -> MetricsSink:
     return MetricsSink()
-
-
-def told(sink: MetricsSink, *events: Event) -> Snapshot:
-    sink.on_events(events)
-    sink.close()
-    return sink.snapshot
-
-
-def attached(pid: int, **data: Any) -> Event:
-    return Event("attached", 0, pid=pid, data={"backend": "bcc", "version": "1", **data})
-
-
-def ended(pid: int = 7, **facts: Any) -> Event:
-    event = Event("park_end", S, pid=pid, tid=9, kind="lock", idle=False, start_ns=0)
-    data = {"park_id": facts.pop("park_id", 1), **facts.pop("data", {})}
-    return replace(event, duration_ns=facts.pop("duration_ns", S), data=data, **facts)
 
 
 def test_a_snapshot_is_whole_and_never_changes(sink: MetricsSink) -> None:
@@ -368,121 +332,6 @@ def test_other_places_of_loss_are_counted_too(sink: MetricsSink) -> None:
     assert snapshot.get(m.DROPPED, "kernel", "wait") == 5
     assert snapshot.values[m.DROPPED]["kernel", "wake"] == 0
     assert snapshot.get(m.DROPPED, "disk", "unknown") == 3
-
-
-HOSTILE = ('"}\nevil 1\n', "\x1b[31m", "\u202egnp.exe", "\ud800", "a" * 10_000, "\\", "", "é✓")
-
-
-def test_text_of_a_target_stays_within_its_label(sink: MetricsSink) -> None:
-    events = [
-        ended(thread_name=name, park_id=at, data={"holder": {"thread_name": name}})
-        for at, name in enumerate(HOSTILE)
-    ]
-    sink.on_events([attached(7, program=HOSTILE[0]), *events])
-    sink.close()
-    text = Renderer(lambda: sink.snapshot).render()[0].decode()
-    assert all(character.isprintable() or character == "\n" for character in text)
-    families = parse(text)
-    assert set(families) <= {one.name.removesuffix("_total") for one in m.METRICS}
-    names = {one.labels["thread"] for one in families[m.BLAMED.name[:-6]].samples}
-    assert len(names) == len(HOSTILE)
-    assert max(map(len, names)) <= MAX_CHARACTERS
-
-
-def _many(count: int) -> Iterator[Event]:
-    for at in range(count):
-        yield attached(at + 1)
-        name = f"{'abcdefghij'[at % 10] * (at // 10 + 1)}"
-        yield ended(at + 1, thread_name=name, data={"holder": {"thread_name": name}})
-        yield Event("breaker", S, data={"name": name, "to": name})
-        yield Event("action", S, data={"action": name, "status": name})
-        yield Event("data_loss", S, data={"where": name, "record_kind": name, "count": 1})
-        ranges = [{"mode": name, "outcome": name, "count": 1, "items": 10 ** (at % 18)}]
-        yield Event("native_map", S, pid=at + 1, data={"map": name, "ranges": ranges})
-
-
-def test_series_are_bounded_and_what_has_no_room_is_other(sink: MetricsSink) -> None:
-    snapshot = told(sink, *_many(400))
-    for metric in m.METRICS:
-        for table in (snapshot.values, snapshot.spreads):
-            assert len(table.get(metric, {})) <= MAX_SERIES + 1, metric.name
-    assert len(snapshot.values[m.TARGET_UP]) == MAX_PIDS
-    assert total(snapshot, m.PARKS) == total(snapshot, m.ACTIONS) == 400
-    assert total(snapshot, m.RANGES) == 400
-    assert snapshot.get(m.PARKS, "other", "lock", "false") == 400 - MAX_PIDS
-    over = {key[0] for key, n in snapshot.values[m.OVERFLOW].items() if n}
-    assert {"pid", "thread", "map", "breaker", "where"} <= over
-    assert len(Renderer(lambda: snapshot).render()[0]) < 2_000_000
-
-
-def test_a_metric_has_no_more_series_than_a_metric_may_have() -> None:
-    readings = Readings()
-    for at in range(MAX_SERIES + 10):
-        readings.add(m.ACTIONS, (str(at), "done"))
-    snapshot = readings.snapshot(0)
-    assert len(snapshot.values[m.ACTIONS]) == MAX_SERIES + 1
-    assert snapshot.get(m.ACTIONS, "other", "other") == readings.overflow == 10
-
-
-def test_one_that_has_ended_makes_room(sink: MetricsSink) -> None:
-    for pid in range(1, MAX_PIDS + 2):
-        event = Event("process_exit", S, pid=pid)
-        sink.on_events([attached(pid), ended(pid), *([event] if pid > 1 else [])])
-    snapshot = told(sink, attached(999), ended(999))
-    assert snapshot.get(m.PARKS, "1", "lock", "false") == 1, "it lives"
-    assert snapshot.get(m.PARKS, "999", "lock", "false") == 1
-    assert snapshot.get(m.PARKS, "2", "lock", "false") == 0, "the first that had ended"
-    assert not snapshot.values[m.OVERFLOW].keys() & {("pid",)}
-
-
-def map_event(address: int = 0x10, name: str | None = "app.cache", **data: Any) -> Event:
-    ranges = [
-        {"mode": mode, "outcome": outcome, "count": count, "items": items, "total_ns": count}
-        for mode, outcome, count, items in data.pop("ranges", ())
-    ]
-    facts = {"map": name, "address": f"{address:#x}", "type": "ConcurrentMap", "ranges": ranges}
-    return Event("native_map", S, pid=7, data={**facts, **data})
-
-
-def test_running_totals_of_maps_become_counters(sink: MetricsSink) -> None:
-    first = [("strict", "complete", 3, 150), ("strict", "stale", 1, 2), ("weak", "complete", 5, 5)]
-    waits = {"count": 4, "parks": 1, "total_ns": 900}
-    snapshot = told(sink, map_event(ranges=first, waits=waits, splits=2, stale=7))
-    strict = ("7", "app.cache", "strict", "10-99", "true")
-    assert snapshot.get(m.RANGES, *strict, "complete") == 3
-    assert snapshot.get(m.RANGES, *strict, "stale") == 1, "in the class of those that went on"
-    assert snapshot.get(m.RANGES, "7", "app.cache", "weak", "1-9", "false", "complete") == 5
-    assert snapshot.get(m.MAP_EVENTS, "7", "app.cache", "waits") == 4
-    assert snapshot.get(m.MAP_EVENTS, "7", "app.cache", "parks") == 1
-    assert snapshot.get(m.MAP_EVENTS, "7", "app.cache", "splits") == 2
-    assert snapshot.get(m.MAP_WAIT, "7", "app.cache") == 900
-    mixed = ("7", "app.cache", "mixed", "mixed", "unknown")
-    assert (snapshot.get(m.STALE_HITS, *mixed), snapshot.get(m.STALE_BASE, *mixed)) == (7, 9)
-    later = [*first[:2], ("weak", "complete", 9, 4005)]
-    snapshot = told(sink, map_event(ranges=later, waits=waits, splits=2, stale=9))
-    weak = ("7", "app.cache", "weak", "1000-9999", "false")
-    assert snapshot.get(m.RANGES, *weak, "complete") == 4
-    assert snapshot.get(m.RANGES, *strict, "complete") == 3
-    assert (snapshot.get(m.STALE_HITS, *weak), snapshot.get(m.STALE_BASE, *weak)) == (2, 4)
-    assert total(snapshot, m.STALE_HITS) == 9
-    assert total(snapshot, m.STALE_BASE) == total(snapshot, m.RANGES) == 13
-
-
-def test_maps_without_a_name_share_one_and_keep_their_sums(sink: MetricsSink) -> None:
-    def both(count: int, name: str | None = None) -> list[Event]:
-        ranges = [("weak", "complete", count, count)]
-        return [map_event(at, name if at == 1 else None, ranges=ranges) for at in (1, 2)]
-
-    snapshot = told(sink, *both(5), *both(8), *both(10, "app.m"))
-    assert total(snapshot, m.RANGES, map="ConcurrentMap") == 8 + 10
-    assert total(snapshot, m.RANGES, map="app.m") == 2
-
-
-def test_the_size_class_of_ranges() -> None:
-    cases = [(0, 0), (0, 5), (3, 5), (9, 1), (10, 1), (990, 10), (10**6, 1), (10**15, 1)]
-    assert [step(items, count) for items, count in cases] == [
-        *("0", "0", "0", "1-9", "10-99", "10-99", "1000000-9999999", "1000000000-")
-    ]
 
 
 def test_odd_events_break_nothing(sink: MetricsSink) -> None:

@@ -10,6 +10,7 @@ from contextlib import ExitStack, contextmanager
 
 from collector.metrics.catalogue import WATCHING
 from collector.metrics.exposition import Renderer
+from collector.metrics.labels import MAX_PIDS
 from collector.metrics.readings import Snapshot
 from collector.sinks import Sink
 from collector.sinks.metrics import MetricsSink, Usage
@@ -22,6 +23,7 @@ from tracer.metrics_server import MetricsServer
 SWITCH_INTERVAL_S = 0.0005
 """The loop waits no longer than this for the interpreter while a scrape is rendered."""
 SILENT_NS = 30_000_000_000
+_REMEMBERED = 2 * MAX_PIDS
 _TICK_NS = 1_000_000_000 // os.sysconf("SC_CLK_TCK")
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
@@ -40,6 +42,8 @@ class TargetUsage:
             return None
         if self._started.setdefault(pid, usage.start_ticks) != usage.start_ticks:
             return None
+        if len(self._started) > _REMEMBERED:
+            del self._started[next(iter(self._started))]
         return Usage(usage.rss_pages * _PAGE_BYTES, usage.threads, usage.cpu_ticks * _TICK_NS)
 
 

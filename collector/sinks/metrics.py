@@ -363,7 +363,7 @@ class MetricsSink(SinkBase):
         ):
             readings.replace(metric, {})
             for pid, count in {**known, **found}.items():
-                readings.add(metric, (self._pid(pid),), count)
+                readings.add(metric, (self._up.get(pid) or self._pid(pid),), count)
         for metric, states in (
             (m.PROBE_STATE, self._states),
             (m.BREAKER_STATE, self._breakers),

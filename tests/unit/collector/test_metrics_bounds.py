@@ -65,6 +65,14 @@ def test_series_are_bounded_and_what_has_no_room_is_other(sink: MetricsSink) -> 
     assert len(Renderer(lambda: snapshot).render()[0]) < 2_000_000
 
 
+def test_a_process_too_many_is_counted_when_it_comes_not_with_each_look(sink: MetricsSink) -> None:
+    events = [attached(pid, python="3.12.1") for pid in range(1, MAX_PIDS + 3)]
+    before = told(sink, *events).get(m.OVERFLOW, "pid")
+    sink.close()
+    sink.close()
+    assert sink.snapshot.get(m.OVERFLOW, "pid") == before == 2
+
+
 def test_a_metric_has_no_more_series_than_a_metric_may_have() -> None:
     readings = Readings()
     for at in range(MAX_SERIES + 10):

@@ -19,6 +19,7 @@ from tests.interpreters import Interpreter
 from tests.metrics_events import parse, value
 from tests.processes import wait_until
 from tests.scraping import PARKSCOPE, ROOT, Counted, agree, health, scrape, stderr_until, url_of
+from tracer import cli
 
 PROC = ("--backend", "proc")
 MOCK = ("--backend", "mock", "--scenario")
@@ -147,9 +148,10 @@ def test_a_second_one_at_the_same_port_attaches_to_nothing(
     ],
 )
 def test_what_cannot_be_served_is_said_with_a_hint(
-    parkscope: Parkscope, arguments: list[str], code: int, words: str
+    capfd: pytest.CaptureFixture[str], arguments: list[str], code: int, words: str
 ) -> None:
-    status, out, err = finish(parkscope(*arguments))
+    status = cli.run(arguments)
+    out, err = capfd.readouterr()
     assert (status, out, "Traceback" in err) == (code, "", False)
     assert words in err
 

@@ -33,7 +33,7 @@ from tracer.target import inspect
 pytestmark = pytest.mark.kernel
 
 SCRAPER = ROOT / "tests" / "targets" / "scraper.py"
-CHUNKS, CALLS = 20, 100
+CHUNKS, CALLS = 8, 100
 MS = 1_000_000
 
 
@@ -71,6 +71,33 @@ def test_what_is_scraped_is_what_the_target_logged(
             for sample in family.samples:
                 now = value(families, sample.name, **sample.labels)
                 assert now >= sample.value, (name, sample.labels)
+
+
+def test_probes_that_are_given_up_are_shown_as_open(start: Start) -> None:
+    program = ROOT / "tests" / "targets" / "workload.py"
+    target = start(
+        [sys.executable, str(program), "lockstep_queue"], stdin=subprocess.PIPE, ready=True
+    )
+    command = [*PARKSCOPE, "serve", str(target.pid), "--listen", "127.0.0.1:0"]
+    url = url_of(start([*command, "--budget", "0.1%"], stderr=subprocess.PIPE, cwd=ROOT))
+    wait_until(lambda: value(scrape(url), "parkscope_target_up"), "attached", 40)
+    tell(target, "4")
+
+    def given_up() -> dict[str, Any] | None:
+        found = scrape(url)
+        states = [
+            value(found, "parkscope_probe_state", probe=probe, state="open")
+            for probe in ("slow_path", "wakes", "run_delay")
+        ]
+        return found if any(states) else None
+
+    found: dict[str, Any] = wait_until(given_up, "something given up", 20)
+    given_up_by = [value(found, "parkscope_governor_actions_total", action=action)
+                   for action in ("shed", "not_armed")]  # fmt: skip
+    assert sum(given_up_by) > 0
+    one_state = found["parkscope_probe_state"].samples
+    probes = {sample.labels["probe"] for sample in one_state}
+    assert sum(sample.value for sample in one_state) == len(probes), "one state each"
 
 
 def test_a_crowd_of_scrapers_loses_no_record(start: Start, tmp_path: Path) -> None:

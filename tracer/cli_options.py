@@ -213,7 +213,7 @@ _OPTIONS = (
     ),
     click.option(
         "--metrics-textfile", type=PATH, metavar="FILE",
-        help="Write metrics to FILE.prom every 5 s, for node_exporter's textfile collector.",
+        help="Write metrics every 5 s, for node_exporter's textfile collector (a .prom).",
     ),
 )  # fmt: skip
 

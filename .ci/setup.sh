@@ -201,7 +201,28 @@ compile_units() {
 
 # --- what only the tests need -------------------------------------------------
 
+# promtool checks the rules for Prometheus. Of its package, which is a daemon's, only this one
+# program is taken, into the user's cache; that needs no root.
+need_promtool() {
+    command -v promtool >/dev/null && return
+    place_cache
+    local tools=$cache/tools
+    [ ! -x "$tools/promtool" ] && command -v apt-get >/dev/null && command -v dpkg-deb >/dev/null || return 0
+    say "fetching promtool (the tests check rules for Prometheus with it)"
+    mkdir -p "$tools"
+    (
+        folder=$(mktemp -d "$tools/XXXXXX")
+        trap 'rm -rf "$folder"' EXIT
+        cd "$folder"
+        apt-get -q download prometheus || { may_install && apt_get update && apt-get -q download prometheus; }
+        dpkg-deb --fsys-tarfile ./*.deb | tar -x ./usr/bin/promtool
+        mv usr/bin/promtool "$tools/promtool"
+    ) >/dev/null 2>&1 </dev/null ||
+        say "promtool could not be fetched: going on without it; tests that need it are skipped"
+}
+
 need_test_tools() {
+    need_promtool
     local missing=()
     command -v cc >/dev/null || missing+=(gcc libc6-dev)
     [ -n "$(compgen -G '/usr/include/python3*/Python.h')" ] || missing+=(python3-dev)

@@ -8,8 +8,10 @@ received + dropped + malformed, exactly; tests hold it at every overload.
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
+
+from collector.source import ProbeUse
 
 
 @dataclass(slots=True)
@@ -31,6 +33,7 @@ class Counters:
     scans: int = 0
     scan_cost_ns: int = 0
     threads: int = 0
+    probes: dict[str, ProbeUse] = field(default_factory=dict)
     own_cpu_ns: int = 0
     elapsed_ns: int = 0
 
@@ -52,6 +55,7 @@ class Counters:
             "scans": self.scans,
             "scan_cost_ns": self.scan_cost_ns,
             "threads": self.threads,
+            "probes": {name: asdict(use) for name, use in self.probes.items()},
             "own_cpu_ns": self.own_cpu_ns,
             "elapsed_ns": self.elapsed_ns,
         }

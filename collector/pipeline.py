@@ -176,6 +176,8 @@ class Pipeline:
     def _take_batch(self, timeout_ns: int) -> tuple[Findings, list[Sight]]:
         """One batch through decoder and detector; parks that crossed are looked at."""
         batch = self._source.poll(timeout_ns)
+        if batch.probes:
+            self.counters.probes = dict(batch.probes)
         self._now_ns = batch.now_ns
         if self._started_ns is None:
             self._started_ns = batch.now_ns

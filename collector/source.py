@@ -13,6 +13,19 @@ Buffer = bytes | bytearray | memoryview | Any
 
 
 @dataclass(frozen=True, slots=True)
+class ProbeUse:
+    """Where a group of probes stands, and since the attach: its hits, what it has cost.
+
+    ``state``: ``waiting``, ``closed`` (armed), ``open`` (given up), ``half-open`` (on
+    trial). ``cost_ns`` is CPU time of the targets, hits by their measured price.
+    """
+
+    state: str
+    hits: int
+    cost_ns: int
+
+
+@dataclass(frozen=True, slots=True)
 class Batch:
     """What a source hands over at once.
 
@@ -22,7 +35,8 @@ class Batch:
     source itself (a probe attached or failed, the governor stepped in, a target
     has gone). ``now_ns`` is the source's clock (CLOCK_MONOTONIC, or virtual) once
     everything in the batch has happened: the collector has no other clock.
-    ``done`` says that nothing will follow.
+    ``done`` says that nothing will follow. ``probes``: by group, once a second from
+    backends that have groups of probes; empty: nothing new is known.
     """
 
     now_ns: int
@@ -30,6 +44,7 @@ class Batch:
     dropped: Mapping[int, int] = field(default_factory=dict)
     events: tuple[Event, ...] = ()
     done: bool = False
+    probes: Mapping[str, ProbeUse] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

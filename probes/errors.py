@@ -28,6 +28,7 @@ ParkscopeError                exit  what it means
 │   ├── DamagedHeapDump          7  a heap dump, but not what was written
 │   └── UnknownHeapDumpVersion   7  written by a newer Parkscope
 ├── RecordingError               8  writing failed (disk full, ...); the file is readable
+├── EndpointError               10  metrics cannot be served at that address
 └── InternalError               70  a defect of Parkscope
 
 Each class carries ``exit_code`` and each instance a ``hint``: what the person at
@@ -218,6 +219,13 @@ class RecordingError(ParkscopeError):
 
     exit_code = 8
     default_hint = "Make room or choose another place with '-o'; the file so far can be analysed."
+
+
+class EndpointError(ParkscopeError):
+    """Metrics cannot be served at the address that was asked for."""
+
+    exit_code = 10
+    default_hint = "Choose another address, such as 127.0.0.1:0 for any free port."
 
 
 class InternalError(ParkscopeError):

@@ -27,6 +27,7 @@ CONFINED = {
     "elftools": ("tracer/elf.py",),
     "capstone": ("tracer/sites/*.py",),
     "duckdb": ("tracer/analysis/*.py", "tracer/export/*.py"),
+    "prometheus_client": ("collector/metrics/exposition.py",),
     "pyarrow": (
         "collector/trace/*.py",
         "collector/sinks/trace_file.py",
@@ -38,7 +39,17 @@ CONFINED = {
 """Third-party packages and the only product modules that may import them."""
 
 
-HEAVY = ("bcc", "capstone", "duckdb", "elftools", "numpy", "pyarrow", "rich", "textual")
+HEAVY = (
+    "bcc",
+    "capstone",
+    "duckdb",
+    "elftools",
+    "numpy",
+    "prometheus_client",
+    "pyarrow",
+    "rich",
+    "textual",
+)
 """What ``parkscope --help`` may not load: it has to answer in 150 ms."""
 
 MAX_MODULE, MAX_FUNCTION, LONG_FUNCTION, LONG_SHARE = 400, 70, 50, 0.05

@@ -30,6 +30,7 @@ Exit codes:
     7  not a trace or heap dump, or one that cannot be read
     8  writing failed; of a trace, what was written is readable
     9  no consistent memory image could be taken; the target runs on
+   10  metrics cannot be served at that address
    70  a defect of Parkscope
   129  hang-up   130  Ctrl-C   141  the reader of the output has gone   143  SIGTERM
   'run' exits with its program's code instead, where that ended by itself.

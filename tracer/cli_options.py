@@ -12,6 +12,7 @@ import click
 
 from probes.errors import UsageError
 from tracer import units
+from tracer.metrics_address import DEFAULT_ADDRESS, split
 
 if TYPE_CHECKING:
     from tracer.session import SessionOptions
@@ -73,6 +74,21 @@ class Pid(click.ParamType):  # type: ignore[type-arg]  # generic in newer click 
         return int(text)
 
 
+class ListenAddress(click.ParamType):  # type: ignore[type-arg]  # generic in newer click only
+    """Text such as 127.0.0.1:9464; whether it can be had is seen later."""
+
+    name = "address"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """The text; fails as a usage error that says what is allowed."""
+        try:
+            split(value)
+        except UsageError as error:
+            self.fail(f"{error.message}. {error.hint}", param, ctx)
+        return str(value)
+
+
+ADDRESS = ListenAddress()
 PATH = click.Path(path_type=Path)
 TRACE = click.Path(path_type=Path, exists=True, dir_okay=False, readable=True)
 PID = Pid()
@@ -99,6 +115,9 @@ class Watch:
     native_map: bool
     native_profiles: tuple[Path, ...]
     quiet: bool
+    metrics: str | None = None
+    listen_anywhere: bool = False
+    metrics_textfile: Path | None = None
 
     def session(self, pids: tuple[int, ...] = (), **more: Any) -> SessionOptions:
         """Options of a session on ``pids``. Raises UsageError when there is no target."""
@@ -131,9 +150,17 @@ class Watch:
 
     def output(self, trace: Path | None = None, force: bool = False) -> Output:
         """What is shown, and where the trace goes."""
+        from tracer.metrics_address import exports
         from tracer.watch import Output
 
-        return Output(json=self.json, idle=self.idle, quiet=self.quiet, trace=trace, force=force)
+        return Output(
+            json=self.json,
+            idle=self.idle,
+            quiet=self.quiet,
+            trace=trace,
+            force=force,
+            exports=exports(self.metrics, self.metrics_textfile, anywhere=self.listen_anywhere),
+        )
 
 
 _OPTIONS = (
@@ -188,6 +215,18 @@ _OPTIONS = (
     ),
     click.option("--json", is_flag=True, help="JSON, one object per line."),
     click.option("-q", "--quiet", is_flag=True, help="No notes on stderr."),
+    click.option(
+        "--metrics", type=ADDRESS, is_flag=False, flag_value=DEFAULT_ADDRESS, metavar="[ADDRESS]",
+        help=f"Serve metrics for Prometheus meanwhile, at {DEFAULT_ADDRESS} by default.",
+    ),
+    click.option(
+        "--listen-anywhere", is_flag=True,
+        help="Allow an address for metrics that other machines can reach.",
+    ),
+    click.option(
+        "--metrics-textfile", type=PATH, metavar="FILE",
+        help="Write metrics every 5 s, for node_exporter's textfile collector (a .prom).",
+    ),
 )  # fmt: skip
 
 

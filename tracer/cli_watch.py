@@ -1,12 +1,14 @@
-"""The commands that watch a process: attach, record, run, live, replay, demo."""
+"""The commands that watch a process: attach, record, run, live, serve, replay."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import click
 
-from tracer.cli_options import PATH, PID, TRACE, Watch, watching
+from tracer.cli_options import ADDRESS, PATH, PID, TRACE, Watch, watching
+from tracer.metrics_address import DEFAULT_ADDRESS
 
 
 @click.command()
@@ -80,7 +82,7 @@ def live(pids: tuple[int, ...], sort: str, watch: Watch) -> int:
 @click.argument("trace", type=TRACE, metavar="TRACE")
 @watching(
     "duration", "backend", "scenario", "follow", "alloc", "slow_path", "python", "budget",
-    "native_map", "native_profiles",
+    "native_map", "native_profiles", "metrics", "listen_anywhere", "metrics_textfile",
 )  # fmt: skip
 def replay(trace: Path, watch: Watch) -> int:
     """Say the events of a trace again, as 'attach' would have.
@@ -93,4 +95,29 @@ def replay(trace: Path, watch: Watch) -> int:
     return stream_events(watch.session(replay=trace), watch.output())
 
 
-COMMANDS = (attach, record, run, live, replay)
+@click.command()
+@click.argument("pids", type=PID, nargs=-1, metavar="PID...")
+@click.option(
+    "--listen",
+    type=ADDRESS,
+    default=DEFAULT_ADDRESS,
+    show_default=True,
+    metavar="ADDRESS",
+    help="Where to serve: HOST:PORT; port 0 takes any free one.",
+)
+@click.option(
+    "--stay", is_flag=True, help="Go on serving the last readings when all targets have ended."
+)
+@watching("json", "idle", "metrics")
+def serve(pids: tuple[int, ...], listen: str, stay: bool, watch: Watch) -> int:
+    """Serve metrics of live processes for Prometheus, until they have ended.
+
+    They are read at http://ADDRESS/metrics; docs/metrics/ says what each one means.
+    """  # fmt: skip
+    from tracer.watch_serve import serve as do_serve
+
+    watch = replace(watch, metrics=listen)
+    return do_serve(watch.session(pids, realtime=True), watch.output(), stay=stay)
+
+
+COMMANDS = (attach, record, run, live, serve, replay)

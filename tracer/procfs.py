@@ -92,10 +92,36 @@ def _read(pid: int, name: str, limit: int) -> bytes:
         raise PermissionDenied(f"/proc/{pid}/{name} may not be read by this user") from None
 
 
+def _stat(pid: int) -> list[bytes]:
+    """The fields of /proc/PID/stat from the third, the state, on (proc(5))."""
+    text = _read(pid, "stat", 4096)
+    return text[text.rindex(b")") + 2 :].split()
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessUsage:
+    """What a process uses. CPU time in clock ticks (sysconf), memory in pages."""
+
+    start_ticks: int
+    cpu_ticks: int
+    threads: int
+    rss_pages: int
+
+
+def process_usage(pid: int) -> ProcessUsage:
+    """What process ``pid`` uses, by one reading. Raises NoSuchProcess, PermissionDenied."""
+    fields = _stat(pid)
+    return ProcessUsage(
+        start_ticks=int(fields[19]),
+        cpu_ticks=int(fields[11]) + int(fields[12]),
+        threads=int(fields[17]),
+        rss_pages=int(fields[21]),
+    )
+
+
 def process_state(pid: int) -> ProcessState:
     """State and identity of process ``pid``. Raises NoSuchProcess, PermissionDenied."""
-    text = _read(pid, "stat", 4096)
-    fields = text[text.rindex(b")") + 2 :].split()
+    fields = _stat(pid)
     return ProcessState(
         pid=pid,
         state=fields[0].decode("ascii"),

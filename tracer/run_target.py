@@ -113,7 +113,7 @@ def watch_child(child: Child, options: SessionOptions, output: Output) -> int:
     from tracer.recording import Recording
     from tracer.session import run_session
     from tracer.totals import totals_line
-    from tracer.watch import event_sink, note, settle
+    from tracer.watch import event_sink, metrics, note, settle
 
     sinks: list[Sink] = []
     recording = None
@@ -129,7 +129,10 @@ def watch_child(child: Child, options: SessionOptions, output: Output) -> int:
         child.start()
         settle()
 
-    result = run_session(options, sinks, should_stop=child.long_gone, on_attached=on_attached)
+    with metrics(output) as more:
+        result = run_session(
+            options, [*sinks, *more], should_stop=child.long_gone, on_attached=on_attached
+        )
     code = child.wait()
     if recording is not None:
         note(output, totals_line(result.counters.to_dict(), result.why))

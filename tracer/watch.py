@@ -10,7 +10,8 @@ import gc
 import os
 import shlex
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
@@ -24,6 +25,7 @@ from collector.trace.reader import TraceReader
 from tracer.escape import terminal
 from tracer.human import HumanLines, Style
 from tracer.interrupts import Interrupts
+from tracer.metrics_address import Exports
 from tracer.recording import Recording
 from tracer.session import SessionOptions, SessionResult, run_session
 from tracer.source_line import SourceLines
@@ -39,6 +41,7 @@ class Output:
 
     ``json``: JSON lines instead of human ones. ``idle``: show idle parks too.
     ``quiet``: no notes on stderr. ``trace``: record there, replacing it with ``force``.
+    ``exports``: where metrics go.
     """
 
     json: bool = False
@@ -46,6 +49,7 @@ class Output:
     quiet: bool = False
     trace: Path | None = None
     force: bool = False
+    exports: Exports | None = None
 
 
 def stream_events(
@@ -96,7 +100,7 @@ def run(
     recording = None
     if output.trace is not None:
         recording = Recording(output.trace, options, force=output.force)
-    with interrupts or Interrupts() as stop:
+    with interrupts or Interrupts() as stop, metrics(output) as more:
 
         def on_attached(info: SourceInfo) -> None:
             if recording is not None:
@@ -108,11 +112,23 @@ def run(
 
         result = run_session(
             options,
-            [*sinks, recording] if recording is not None else sinks,
+            [*sinks, *more, *([recording] if recording is not None else [])],
             should_stop=stop.should_stop,
             on_attached=on_attached,
         )
         return stop.exit_code, result
+
+
+@contextmanager
+def metrics(output: Output) -> Iterator[Sequence[Sink]]:
+    """The sinks of what is exported while the block lasts, none if nothing is."""
+    if output.exports is None:
+        yield ()
+        return
+    from tracer.metrics import exported
+
+    with exported(output.exports, own_memory_bytes, lambda text: note(output, text)) as sinks:
+        yield sinks
 
 
 def settle() -> None:

@@ -14,7 +14,7 @@ from tracer.interrupts import Interrupts
 from tracer.live_view import ViewState, plain_picture
 from tracer.session import SessionOptions, open_session
 from tracer.totals import totals_line
-from tracer.watch import Output, own_memory_bytes, say, settle
+from tracer.watch import Output, metrics, own_memory_bytes, say, settle
 
 PLAIN_COLUMNS = 120
 
@@ -29,8 +29,9 @@ def watch_live(options: SessionOptions, output: Output, sort: str) -> int:
     state = ViewState(show_idle=output.idle, sort=sort, keys=sys.stdin.isatty())
     on_screen = sys.stdout.isatty()
     sink = LiveSink(name_of) if on_screen else _Tables(name_of, sys.stdout, state)
-    with Interrupts() as interrupts:
-        pipeline, _ = open_session(options, [sink], interrupts.should_stop)
+    output = replace(output, quiet=output.quiet or on_screen)
+    with Interrupts() as interrupts, metrics(output) as more:
+        pipeline, _ = open_session(options, [sink, *more], interrupts.should_stop)
         names.append(pipeline.thread_name)
         interrupts.arm()
         settle()

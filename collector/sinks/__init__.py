@@ -38,7 +38,7 @@ class Sink(Protocol):
         """Flush and finish; safe to call twice."""
 
 
-SINKS: tuple[str, ...] = ("json_lines", "live", "trace_file")
+SINKS: tuple[str, ...] = ("json_lines", "live", "metrics", "trace_file")
 """Modules of this package; a test compares them with what lies in the folder."""
 
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from collector.events import Event
+from collector.source import ProbeUse
 from tracer.backends.scan import ScanScheduler
 from tracer.governor import SECOND_NS, Decision, Governor, Group, State
 
@@ -30,6 +31,14 @@ class Governed(Protocol):
         """Detach a group."""
 
 
+@runtime_checkable
+class Counted(Protocol):
+    """Governed probes that know how often they were hit."""
+
+    def hit_counts(self) -> Mapping[str, int]:
+        """Hits of each group so far, as of the last ``spent_ns``; totals never go down."""
+
+
 def scans_governed(scheduler: ScanScheduler, threads: int, cost_ns: int, now_ns: int) -> Event:
     """Scans cost the tracer more than they may and come more rarely, or do not any more."""
     cost_ms, period_ms = cost_ns / 1e6, scheduler.period_ns / 1e6
@@ -50,7 +59,7 @@ class Budget:
         self._governor = Governor((), share)
         self._owners: dict[str, Governed] = {}
         self._spent: dict[str, int] = {}
-        self._looked_ns = self._quiet_until_ns = 0
+        self._looked_ns = self._quiet_until_ns = self._uses_due_ns = 0
 
     def join(self, governed: Governed) -> None:
         """From now on the groups of ``governed`` count."""
@@ -98,8 +107,25 @@ class Budget:
             self._quiet_until_ns = now_ns + QUIET_LOOK_NS
         return [event for one in decisions for event in self._carry_out(one, now_ns)]
 
+    def uses_due(self, now_ns: int) -> dict[str, ProbeUse]:
+        """Where each group stands: once a second, and after each change; else empty."""
+        if now_ns < self._uses_due_ns:
+            return {}
+        self._uses_due_ns = now_ns + SECOND_NS
+        hits: dict[str, int] = {}
+        for owner in dict.fromkeys(self._owners.values()):
+            if isinstance(owner, Counted):
+                hits.update(owner.hit_counts())
+        return {
+            name: ProbeUse(
+                self._governor.state(name).value, hits.get(name, 0), self._spent.get(name, 0)
+            )
+            for name in self._owners
+        }
+
     def _carry_out(self, decision: Decision, now_ns: int) -> list[Event]:
         """Attach or detach as decided. What was restored is attached already."""
+        self._uses_due_ns = 0
         owner = self._owners[decision.group]
         events: list[Event] = []
         if decision.arm and decision.action != "restored":

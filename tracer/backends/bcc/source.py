@@ -213,13 +213,12 @@ class BccSource:
     def _batch(self, now_ns: int, done: bool) -> Batch:
         if self._records or done or now_ns - self._lost_looked_ns >= SAY_SCAN_NS:
             self._count_losses(now_ns)
-        records, self._records = self._records, []
-        dropped, self._dropped = self._dropped, {}
-        events, self._events = self._events, []
+        more = (self._dropped, tuple(self._events), done, self._budget.uses_due(now_ns))
+        records, self._records, self._dropped, self._events = self._records, [], {}, []
         if not records:
-            return Batch(now_ns, b"", dropped, tuple(events), done)
+            return Batch(now_ns, b"", *more)
         raw = records[0] if len(records) == 1 else joined(records)
-        return Batch(max(now_ns, int(raw["ts_ns"].max())), raw, dropped, tuple(events), done)
+        return Batch(max(now_ns, int(raw["ts_ns"].max())), raw, *more)
 
     def _count_losses(self, now_ns: int) -> None:
         lost = self._attached.dropped()

@@ -87,6 +87,7 @@ class Uprobes:
         self._drain_due_ns = 0
         self._seen_hits: dict[str, npt.NDArray[np.uint64]] = {}
         self._cost_ns: dict[str, int] = {}
+        self._hits: dict[str, int] = {}
 
     def defines(self) -> Mapping[str, int]:
         """Sizes, and how the programs will be attached (``load.py`` wants to know)."""
@@ -240,12 +241,17 @@ class Uprobes:
                 self._charge(probe, new)
         return dict(self._cost_ns)
 
+    def hit_counts(self) -> Mapping[str, int]:
+        """How often each group was hit, as of the last ``spent_ns``."""
+        return dict(self._hits)
+
     def _charge(self, probe: str, hits: npt.NDArray[np.uint64]) -> None:
         """Add what these hits (index: cookie) have cost to the groups that they are of."""
         for (name, cookie), (group, price_ns) in self._cookies().items():
             if name == probe:
                 cost = int(hits[cookie] * price_ns)
                 self._cost_ns[group] = self._cost_ns.get(group, 0) + cost
+                self._hits[group] = self._hits.get(group, 0) + int(hits[cookie])
 
     def _cookies(self) -> dict[tuple[str, int], tuple[str, float]]:
         """(probe, cookie) → group, price of a hit in ns."""

@@ -40,6 +40,7 @@ class Watch:
         self._on_change = on_change
         self._counted = 0
         self._spent_ns = dict.fromkeys(_EVENT, 0)
+        self._hits = dict.fromkeys(_EVENT, 0)
 
     def spent_ns(self) -> Mapping[str, int]:
         """CPU time (ns) that each group has cost all targets so far."""
@@ -48,7 +49,12 @@ class Watch:
         for group, event in _EVENT.items():
             if self._attachment.is_attached(event):
                 self._spent_ns[group] += new * TRACEPOINT_NS
+                self._hits[group] += new
         return dict(self._spent_ns)
+
+    def hit_counts(self) -> Mapping[str, int]:
+        """Events of each group while it was attached, as of the last ``spent_ns``."""
+        return dict(self._hits)
 
     def take_back(self, group: str, now_ns: int) -> Iterable[Event]:
         """Attach the tracepoint again."""

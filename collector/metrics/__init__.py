@@ -1,0 +1,1 @@
+"""What the ``metrics`` sink is made of; ``docs/metrics/README.md`` says what each metric means."""

@@ -165,6 +165,40 @@ def place_of(wait: Any) -> InMap | None:
     return InMap(int(wait["site"]), None if shard == NO_SHARD else shard, aux >> SHARD_BITS)
 
 
+def park_of_state(state: Any, kind: str) -> Park:
+    """The park in which a scan saw a thread (``PAYLOAD[Kind.THREAD_STATE]``)."""
+    return Park(
+        pid=int(state["pid"]),
+        tid=int(state["tid"]),
+        kind=kind,
+        source=Seen.SCAN,
+        start_ns=int(state["since_ns"]),
+        address=int(state["arg0"]),
+        arg1=int(state["arg1"]),
+        syscall=int(state["syscall"]),
+        flags=int(state["flags"]),
+        since_ns=int(state["since_ns"]),
+        last_seen_ns=int(state["ts_ns"]),
+        cpu_ns=int(state["cpu_ns"]),
+    )
+
+
+def park_of_wait(wait: Any, kind: str) -> Park:
+    """The park that a slow-path wait is (``PAYLOAD[Kind.WAIT]``)."""
+    return Park(
+        pid=int(wait["pid"]),
+        tid=int(wait["tid"]),
+        kind=kind,
+        source=Seen.SLOW_PATH,
+        start_ns=int(wait["start_ns"]),
+        address=int(wait["address"]),
+        syscall=FUTEX,
+        flags=int(wait["flags"]),
+        slices=max(1, int(wait["slices"])),
+        place=place_of(wait),
+    )
+
+
 def park_rows(parks: Sequence[Park]) -> npt.NDArray[Any]:
     """Rows (dtype ``PARK``) of parks that have an ``end_ns``."""
     return np.array(

@@ -26,6 +26,8 @@ from collector.park import (
     Park,
     Seen,
     due_by,
+    park_of_state,
+    park_of_wait,
     park_rows,
     place_of,
     wait_rows,
@@ -190,22 +192,7 @@ class ParkDetector:
                 self._ending.pop(_key(park.pid, park.tid), None)
                 return
             self._close_unseen(park, r)
-        self._begin(
-            Park(
-                pid=int(r["pid"]),
-                tid=int(r["tid"]),
-                kind=kind,
-                source=Seen.SCAN,
-                start_ns=since,
-                address=int(r["arg0"]),
-                arg1=int(r["arg1"]),
-                syscall=syscall,
-                flags=int(r["flags"]),
-                since_ns=since,
-                last_seen_ns=int(r["ts_ns"]),
-                cpu_ns=int(r["cpu_ns"]),
-            )
-        )
+        self._begin(park_of_state(r, kind))
 
     def _same_wait(self, park: Park, kind: str, r: Any) -> bool:
         if park.kind == "gil":
@@ -260,7 +247,7 @@ class ParkDetector:
                 park.last_seen_ns = max(park.last_seen_ns, int(r["ts_ns"]))
                 return
             self._end(park, start, park.woken if park.wake_ns else End.LOST)
-        opened = self._park_of_wait(r, kind)
+        opened = park_of_wait(r, kind)
         opened.since_ns = start
         opened.last_seen_ns = int(r["ts_ns"])
         self._begin(opened)
@@ -277,7 +264,7 @@ class ParkDetector:
             return
         if park is not None and park.start_ns < start:
             self._close_before(park, start)
-        done = self._park_of_wait(r, kind)
+        done = park_of_wait(r, kind)
         if int(r["duration_ns"]) >= self.long_park_ns:
             self._cross(done)
         self._open.setdefault(key, done)
@@ -341,20 +328,6 @@ class ParkDetector:
                 self._end(park, end_ns, End.WOKEN)
 
     # -- bookkeeping --------------------------------------------------------------
-
-    def _park_of_wait(self, r: Any, kind: str) -> Park:
-        return Park(
-            pid=int(r["pid"]),
-            tid=int(r["tid"]),
-            kind=kind,
-            source=Seen.SLOW_PATH,
-            start_ns=int(r["start_ns"]),
-            address=int(r["address"]),
-            syscall=FUTEX,
-            flags=int(r["flags"]),
-            slices=max(1, int(r["slices"])),
-            place=place_of(r),
-        )
 
     def _adopt(self, park: Park, r: Any, kind: str) -> None:
         """A scan's park turns out to be this slow-path wait: its facts are exact."""

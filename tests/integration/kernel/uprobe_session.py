@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import select
 import subprocess
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -19,7 +20,7 @@ from probes.wire import PAYLOAD, RECORD, Kind
 from tests.processes import read_line
 from tracer.backends import Options, TargetPlan
 from tracer.backends.bcc.source import BccSource
-from tracer.backends.bcc.uprobes import Uprobes
+from tracer.backends.bcc.uprobes import DRAIN_PERIOD_NS, Uprobes
 from tracer.pymem import PythonReader
 from tracer.target import inspect
 
@@ -75,8 +76,12 @@ class Session:
 
     def drained(self) -> None:
         """Poll until the maps that are read once a second have been read once more."""
-        seen = len(self.of(Kind.SCAN))
-        self.until(lambda: len(self.of(Kind.SCAN)) >= seen + 2, "two more SCAN records")
+        due_ns = time.monotonic_ns() + DRAIN_PERIOD_NS
+
+        def scanned() -> bool:
+            return bool((self.of(Kind.SCAN)["ts_ns"] >= due_ns).any())
+
+        self.until(scanned, "a scan a second later")
 
     def said(self, event: str, **data: Any) -> list[Event]:
         """Events of that name whose data has these values."""

@@ -52,7 +52,7 @@ def export(
     started_ns = time.monotonic_ns()
     graph = read_graph(path, tell)
     written = 0
-    with appearing(output) as descriptor:
+    with appearing(output, force=force) as descriptor:
 
         def write(piece: bytes | memoryview) -> None:
             nonlocal written

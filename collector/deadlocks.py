@@ -35,6 +35,8 @@ AT_ONCE = 4
 """Parks that ``look_again`` reads again in one go, so that it stays cheap."""
 SOON_NS = 40_000_000
 """When a wait that could not be read at its crossing is looked at again, once."""
+THREADS_A_SECOND = 10
+"""So many threads of whole processes are read again per second on average."""
 
 
 class Parks(OpenParks, Protocol):
@@ -43,10 +45,6 @@ class Parks(OpenParks, Protocol):
     @property
     def open_parks(self) -> list[Park]:
         """All parks that have not ended."""
-
-
-THREADS_A_SECOND = 10
-"""So many threads of whole processes are read again per second on average."""
 
 
 @dataclass(slots=True)

@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from collector.park import CLASS_KIND, End, Findings, Park, Seen, park_rows, wait_rows
-from probes.kinds import EXIT_GROUP, FUTEX, park_kind
+from collector.park import CLASS_KIND, End, Findings, Park, Seen, park_of_wait, park_rows, wait_rows
+from probes.kinds import EXIT_GROUP, FUTEX, PTRACE, RESTART, park_kind
 from probes.wire import PAYLOAD, Flag, Kind, RunState, WaitClass
 
 SAME_WAIT_SLACK_NS = 1_000_000
@@ -170,7 +170,8 @@ class ParkDetector:
             if self._same_wait(park, kind, r):
                 park.slices += int(since != park.since_ns)
                 park.since_ns, park.last_seen_ns = since, int(r["ts_ns"])
-                park.cpu_ns, park.syscall = int(r["cpu_ns"]), syscall
+                park.cpu_ns = int(r["cpu_ns"])
+                park.syscall = park.syscall if syscall == RESTART else syscall
                 park.arg1 = int(r["arg1"])
                 park.flags = park.flags & ~Flag.WATCHED | int(r["flags"])
                 self._ending.pop(_key(park.pid, park.tid), None)
@@ -198,8 +199,8 @@ class ParkDetector:
             return kind == "gil" and park.hardly_ran(int(r["cpu_ns"]), int(r["ts_ns"]))
         if park.source is Seen.SLOW_PATH:
             inside = int(r["since_ns"]) >= park.start_ns - SAME_WAIT_SLACK_NS
-            return inside and kind != "gil" and int(r["syscall"]) in (FUTEX, -1)
-        return int(r["since_ns"]) == park.since_ns
+            return inside and kind != "gil" and int(r["syscall"]) in (FUTEX, RESTART, -1)
+        return int(r["since_ns"]) == park.since_ns or park.resumed_by(kind, r)
 
     def _close_unseen(self, park: Park, r: Any) -> None:
         """The thread waits for something else by now; the end itself was not seen."""
@@ -230,6 +231,8 @@ class ParkDetector:
                 self._ending.setdefault(_key(park.pid, park.tid), (self._scans, park.wake_ns))
         elif int(r["since_ns"]) < max(park.start_ns, park.wake_ns):
             return  # it has not run since: still on its way to a CPU
+        elif park.stopped_ns and park.hardly_ran(int(r["cpu_ns"]), int(r["ts_ns"])):
+            return  # on its way into a tracer's stop, or out of it
         elif park.wake_ns:
             self._end(park, int(r["since_ns"]), park.woken)
         else:
@@ -244,7 +247,7 @@ class ParkDetector:
                 park.last_seen_ns = max(park.last_seen_ns, int(r["ts_ns"]))
                 return
             self._end(park, start, park.woken if park.wake_ns else End.LOST)
-        opened = self._park_of_wait(r, kind)
+        opened = park_of_wait(r, kind)
         opened.since_ns = start
         opened.last_seen_ns = int(r["ts_ns"])
         self._begin(opened)
@@ -261,7 +264,7 @@ class ParkDetector:
             return
         if park is not None and park.start_ns < start:
             self._close_before(park, start)
-        done = self._park_of_wait(r, kind)
+        done = park_of_wait(r, kind)
         if int(r["duration_ns"]) >= self.long_park_ns:
             self._cross(done)
         self._open.setdefault(key, done)
@@ -271,6 +274,10 @@ class ParkDetector:
         park = self._open.get(_key(int(r["pid"]), int(r["tid"])))
         ts, since = int(r["ts_ns"]), int(r["since_ns"])
         if park is None or ts < park.start_ns:
+            return
+        if int(r["waker_syscall"]) == PTRACE:
+            # A tracer stops it, or lets it go: its wait goes on, under no watch until seen.
+            park.stopped_ns, park.flags = ts, park.flags & ~Flag.WATCHED
             return
         park.wake_ns = ts
         park.waker_pid, park.waker_tid = int(r["waker_pid"]), int(r["waker_tid"])
@@ -325,19 +332,6 @@ class ParkDetector:
                 self._end(park, end_ns, End.WOKEN)
 
     # -- bookkeeping --------------------------------------------------------------
-
-    def _park_of_wait(self, r: Any, kind: str) -> Park:
-        return Park(
-            pid=int(r["pid"]),
-            tid=int(r["tid"]),
-            kind=kind,
-            source=Seen.SLOW_PATH,
-            start_ns=int(r["start_ns"]),
-            address=int(r["address"]),
-            syscall=FUTEX,
-            flags=int(r["flags"]),
-            slices=max(1, int(r["slices"])),
-        )
 
     def _adopt(self, park: Park, r: Any, kind: str) -> None:
         """A scan's park turns out to be this slow-path wait: its facts are exact."""

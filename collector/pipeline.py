@@ -20,6 +20,7 @@ from collector.decode import decode
 from collector.events import Event
 from collector.park import Findings, Park
 from collector.parks import ParkDetector
+from collector.reaction import Reaction
 from collector.sinks import Sink
 from collector.source import RecordSource
 
@@ -58,7 +59,8 @@ class Pipeline:
 
     ``own_cpu_ns`` tells the CPU time that this process has used so far;
     ``should_stop`` is asked between batches; ``opening`` makes the events that
-    come before all others, from the source's time of the first batch.
+    come before all others, from the source's time of the first batch. ``reaction`` is
+    what acts on events, if anything does.
     """
 
     def __init__(
@@ -72,6 +74,7 @@ class Pipeline:
         own_cpu_ns: Callable[[], int] = lambda: 0,
         should_stop: Callable[[], bool] = lambda: False,
         opening: Callable[[int], Sequence[Event]] = lambda _now_ns: (),
+        reaction: Reaction | None = None,
     ) -> None:
         self._source = source
         self._detector = detector
@@ -81,6 +84,7 @@ class Pipeline:
         self._own_cpu_ns = own_cpu_ns
         self._should_stop = should_stop
         self._opening = opening
+        self._reaction = reaction
         self._blames = Blames(attributor.context, detector)
         self._chains = Chains(self._blames, detector)
         self._deadlocks = DeadlockWatch(attributor.context, detector, self._blames)
@@ -131,6 +135,8 @@ class Pipeline:
         with ExitStack() as stack:
             for sink in self._sinks:
                 stack.callback(sink.close)
+            if self._reaction is not None:
+                stack.callback(self._reaction.close)
             stack.callback(self._source.close)
 
     def _step(self) -> None:
@@ -153,6 +159,8 @@ class Pipeline:
             self._health()
             self._deadlocks.look_again()
         self._name_more()
+        if self._reaction is not None:
+            self._tell(self._reaction.tend(self._now_ns))
         if not self._why and self._should_stop():
             self._why = "stopped"
 
@@ -168,6 +176,8 @@ class Pipeline:
             due.append(self._detector.next_deadline_ns)
         if self._options.duration_ns is not None:
             due.append(self._started_ns + self._options.duration_ns)
+        if self._reaction is not None and (react_ns := self._reaction.due_ns()) is not None:
+            due.append(react_ns)
         return max(0, min(due) - self._now_ns)
 
     def _take_batch(self, timeout_ns: int) -> tuple[Findings, list[Sight]]:
@@ -256,6 +266,14 @@ class Pipeline:
         return replace(event, thread_name=self._attributor.thread_name(event.pid, event.tid))
 
     def _emit(self, events: Sequence[Event]) -> None:
+        """Say events, and what follows from them. First things first: a dump is urgent."""
+        if events and self._reaction is not None:
+            more = self._reaction.on_events(events)
+            self._tell([*events, *more])
+        else:
+            self._tell(events)
+
+    def _tell(self, events: Sequence[Event]) -> None:
         if events:
             for sink in self._sinks:
                 sink.on_events(events)
@@ -267,8 +285,12 @@ class Pipeline:
         self._health_due_ns = self._now_ns + HEALTH_PERIOD_NS
         for sink in self._sinks:
             sink.on_health(counters, self._now_ns)
+        if self._reaction is not None:
+            self._tell(self._reaction.on_health(counters, self._now_ns))
 
     def _finish(self) -> None:
+        if self._reaction is not None:
+            self._tell(self._reaction.finish(self._now_ns))
         self._detector.finish(self._now_ns)
         self._store(self._detector.take())
         self._emit(self._accountant.losses(self._now_ns, at_once=True))

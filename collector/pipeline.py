@@ -59,8 +59,7 @@ class Pipeline:
 
     ``own_cpu_ns`` tells the CPU time that this process has used so far;
     ``should_stop`` is asked between batches; ``opening`` makes the events that
-    come before all others, from the source's time of the first batch. ``reaction`` is
-    what acts on events, if anything does.
+    come before all others, from the source's time of the first batch.
     """
 
     def __init__(
@@ -74,7 +73,6 @@ class Pipeline:
         own_cpu_ns: Callable[[], int] = lambda: 0,
         should_stop: Callable[[], bool] = lambda: False,
         opening: Callable[[int], Sequence[Event]] = lambda _now_ns: (),
-        reaction: Reaction | None = None,
     ) -> None:
         self._source = source
         self._detector = detector
@@ -84,7 +82,7 @@ class Pipeline:
         self._own_cpu_ns = own_cpu_ns
         self._should_stop = should_stop
         self._opening = opening
-        self._reaction = reaction
+        self._reaction: Reaction | None = None
         self._blames = Blames(attributor.context, detector)
         self._chains = Chains(self._blames, detector)
         self._deadlocks = DeadlockWatch(attributor.context, detector, self._blames)
@@ -95,6 +93,14 @@ class Pipeline:
         self._now_ns = 0
         self._health_due_ns = 0
         self._why = ""
+
+    def react_with(self, reaction: Reaction) -> None:
+        """From now on ``reaction`` hears of every event, and may set something off."""
+        self._reaction = reaction
+
+    def park_of(self, pid: int, tid: int) -> Park | None:
+        """The park that a thread is in, None when none is known of (do not change it)."""
+        return self._detector.park_of(pid, tid)
 
     @property
     def counters(self) -> Counters:

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from collector.breaker import Policy
 from probes.errors import PermissionDenied, UsageError
 from tracer import units
 from tracer.actions import ACTIONS, REQUIRED
@@ -38,7 +39,11 @@ RULE_KEYS: Mapping[str, Key] = {
     "on": Key(text, None, "the condition"),
     "cooldown": Key(duration, 5 * _MINUTE_NS, "for how long it does nothing after it has acted"),
     "per_hour": Key(count, 6, "how often it acts at most"),
+    "breaker_failures": Key(count, 3, "so many failures, half of all, open the breaker"),
+    "breaker_window": Key(duration, 60 * _MINUTE_NS, "within this time"),
+    "breaker_rest": Key(duration, 5 * _MINUTE_NS, "before one is tried again"),
 }
+_LONGEST_REST = 12  # times the first one
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,30 +63,19 @@ class Rule:
     asks: tuple[Ask, ...]
     cooldown_ns: int
     per_hour: int
+    policy: Policy
 
 
-def dump_rule(long_park_ns: int) -> Rule:
+def dump_rule(folder: Path | None = None) -> Rule:
     """What ``--dump`` is short for: a long park that is known not to be idle takes a dump."""
-    text_ns = f"{long_park_ns}ns"
-    return Rule(
-        "dump",
-        parse(f"park >= {text_ns} and idle == false"),
-        (_ask("heap-dump", {}, "--dump"),),
-        _default("cooldown"),
-        _default("per_hour"),
-    )
+    options = {} if folder is None else {"dir": str(folder)}
+    return _made("dump", "park and idle == false", (_ask("heap-dump", options, "--dump"),))
 
 
 def command_line_rules(pairs: Sequence[tuple[str, str]]) -> list[Rule]:
     """Rules of ``--on CONDITION --do ACTION``. Raises UsageError."""
     return [
-        Rule(
-            f"on-{number}",
-            parse(condition),
-            (_said(action, f"--do {action!r}"),),
-            _default("cooldown"),
-            _default("per_hour"),
-        )
+        _made(f"on-{number}", condition, (_said(action, f"--do {action!r}"),))
         for number, (condition, action) in enumerate(pairs, start=1)
     ]
 
@@ -127,8 +121,16 @@ def check_lengths(rules: Sequence[Rule], long_park_ns: int) -> None:
             )
 
 
-def _default(key: str) -> Any:
-    return RULE_KEYS[key].default
+def _made(name: str, condition: str, asks: tuple[Ask, ...], **given: Any) -> Rule:
+    values = {**{key: one.default for key, one in RULE_KEYS.items()}, **given}
+    rest_ns = values["breaker_rest"]
+    policy = Policy(
+        window_ns=values["breaker_window"],
+        rest_ns=rest_ns,
+        longest_rest_ns=_LONGEST_REST * rest_ns,
+        least=values["breaker_failures"],
+    )
+    return Rule(name, parse(condition), asks, values["cooldown"], values["per_hour"], policy)
 
 
 def _rule(entry: Mapping[str, Any], number: int, file: Path) -> Rule:
@@ -138,17 +140,12 @@ def _rule(entry: Mapping[str, Any], number: int, file: Path) -> Rule:
         raise UsageError(f"{where}: 'on' is missing", hint="It is the condition.")
     wanted = entry.get("do")
     wanted = wanted if isinstance(wanted, list) else [wanted]
+    asks = tuple(_wanted(one, where) for one in wanted)
+    name = values.pop("name") or str(number)
     try:
-        condition = parse(values["on"])
+        return _made(name, values.pop("on"), asks, **values)
     except UsageError as error:
         raise UsageError(f"{where}: {error.message}", hint=error.hint) from None
-    return Rule(
-        values["name"] or str(number),
-        condition,
-        tuple(_wanted(one, where) for one in wanted),
-        values["cooldown"],
-        values["per_hour"],
-    )
 
 
 def _wanted(one: Any, where: str) -> Ask:

@@ -141,6 +141,7 @@ class Worker:
 
 
 def _end(_number: int, _frame: FrameType | None) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # once is enough: there is clearing up to do
     raise SystemExit(0)
 
 

@@ -117,7 +117,9 @@ def open_session(
         parts = _parts(options)
         undo.callback(parts.source.close)
         pipeline = _pipeline(options, parts, rules, [*sinks, *setup.sinks], should_stop)
-        triggers = setup.triggers(parts.info, options.pids, speakable(options), pipeline.park_of)
+        triggers = setup.triggers(
+            parts.info, options.pids, speakable(options), pipeline.park_of, parts.source
+        )
         if triggers is not None:
             pipeline.react_with(triggers)
             if parts.followed is not None:

@@ -10,7 +10,7 @@ import heapq
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from collector.breaker import Change, State
@@ -21,7 +21,7 @@ from tracer.triggers.config import Rule
 from tracer.triggers.facts import PARKS, SAMPLE, TOPICS, Moment, facts_of
 from tracer.triggers.freeze import Ended, Question
 from tracer.triggers.job import Job
-from tracer.triggers.limits import RuleState, Skips
+from tracer.triggers.limits import RuleState, Skips, about, park_of_event
 from tracer.triggers.runner import Runner
 
 MAX_PENDING = 16
@@ -30,6 +30,9 @@ PICK_UP_NS = 20_000_000
 FINISH_S = 10.0
 """How long the end of a session waits for what is being done."""
 _GRACE_NS = 5_000_000_000
+_NEVER_NS = 1 << 62
+_STOPPED_NS = 50_000_000
+"""What the threads of a process do so soon after a freeze may be the freeze's doing."""
 _GAUGES_NS = 100_000_000
 
 
@@ -39,6 +42,7 @@ class Surroundings:
 
     ``park_of(pid, tid)``: the park that a thread is in. ``gauges(pid)``: figures of a
     process. ``stem``: what files are called. ``end_error_ns``: how exact a park's end is.
+    ``stopping(pid, until_ns)``: a dump stops that process's threads at some moment until then.
     """
 
     park_of: Callable[[int, int], Park | None]
@@ -46,6 +50,7 @@ class Surroundings:
     stem: Callable[[int | None], str]
     long_park_ns: int
     end_error_ns: int = 0
+    stopping: Callable[[int, int], None] = lambda _pid, _until_ns: None
 
 
 @dataclass(slots=True)
@@ -248,7 +253,7 @@ class Triggers:
             "on": on,
             "firing": self._firing + 1,
         }
-        park = None if crossing_ns is None or event is None else _park(event, crossing_ns)
+        park = None if crossing_ns is None or event is None else park_of_event(event, crossing_ns)
         said: list[Event] = []
         accepted: list[str] = []
         for place, ask in enumerate(rule.asks):
@@ -285,7 +290,7 @@ class Triggers:
             "facts": facts,
             "actions": accepted,
         }
-        return [*said, _about(event, moment.pid, "trigger", self._now_ns, data)]
+        return [*said, about(event, moment.pid, "trigger", self._now_ns, data)]
 
     def _may(self, state: RuleState, place: int) -> tuple[list[Change], str | None]:
         """Whether an action may be asked for by its breaker and the queue, or why not."""
@@ -308,6 +313,7 @@ class Triggers:
         asked = self._pending.popleft()
         asked.began_ns = self._now_ns
         self._running, self._question = asked, None
+        self._stopping(asked, _NEVER_NS)
         if not self._runner.submit(asked.job):
             return self._over({"say": "failed", "why": "the worker takes nothing"})
         return []
@@ -320,6 +326,7 @@ class Triggers:
             if running is None or message["number"] != running.job.number:
                 continue  # of one that was given up
             if message["say"] == "frozen":
+                self._stopping(running, self._now_ns + _STOPPED_NS)
                 self._question = Question.of(running.event, message["frozen_ns"], running.end)
             else:
                 said += self._over(message)
@@ -329,6 +336,10 @@ class Triggers:
                 self._runner.answer(known.value)
                 self._question = None
         return said
+
+    def _stopping(self, asked: _Asked, until_ns: int) -> None:
+        if asked.job.action == "heap-dump" and asked.job.pid is not None:
+            self._around.stopping(asked.job.pid, until_ns)
 
     def _watch_over(self) -> list[Event]:
         """End what takes too long, replace a worker that has ended, begin what waits."""
@@ -349,6 +360,7 @@ class Triggers:
         asked, self._running, self._question = self._running, None, None
         if asked is None:
             return []
+        self._stopping(asked, self._now_ns + _STOPPED_NS)
         result = message.get("result")
         failed = message["say"] == "failed"
         why = message.get("why") if failed else (result or {}).get("over_budget")
@@ -369,25 +381,5 @@ class Triggers:
             "took_ns": self._now_ns - asked.began_ns,
             "result": result,
         }
-        said = [_about(event, asked.job.pid, "action", self._now_ns, data)]
+        said = [about(event, asked.job.pid, "action", self._now_ns, data)]
         return [*said, *([] if change is None else [change.event(self._now_ns)]), *self._next()]
-
-
-def _park(event: Event, crossing_ns: int) -> dict[str, Any]:
-    return {
-        "park_id": event.data["park_id"],
-        "tid": event.tid,
-        "thread_name": event.thread_name,
-        "crossing_ns": crossing_ns,
-    }
-
-
-def _about(
-    event: Event | None, pid: int | None, name: str, now_ns: int, data: Mapping[str, Any]
-) -> Event:
-    """An event about what another one was about."""
-    if event is None:
-        return Event(name, now_ns, pid=pid, data=data)
-    return replace(
-        Event(name, now_ns, data=data), pid=event.pid, tid=event.tid, thread_name=event.thread_name
-    )

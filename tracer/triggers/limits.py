@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter, deque
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 from collector.breaker import Breaker
 from collector.events import Event
@@ -100,3 +102,24 @@ class Skips:
         self._first.clear()
         self._said_ns = now_ns
         return said
+
+
+def park_of_event(event: Event, crossing_ns: int) -> dict[str, Any]:
+    """What an action is told of a park that met the condition when it was that long."""
+    return {
+        "park_id": event.data["park_id"],
+        "tid": event.tid,
+        "thread_name": event.thread_name,
+        "crossing_ns": crossing_ns,
+    }
+
+
+def about(
+    event: Event | None, pid: int | None, name: str, now_ns: int, data: Mapping[str, Any]
+) -> Event:
+    """An event about what another one was about."""
+    if event is None:
+        return Event(name, now_ns, pid=pid, data=data)
+    return replace(
+        Event(name, now_ns, data=data), pid=event.pid, tid=event.tid, thread_name=event.thread_name
+    )

@@ -101,8 +101,11 @@ class Setup:
         targets: Sequence[int],
         session: Mapping[str, Any],
         park_of: Callable[[int, int], Park | None],
+        source: Any = None,
     ) -> Triggers | None:
         """The triggers of an armed session; None without a rule.
+
+        ``source`` is told when a dump is taken, if it wants to know (``stopping``).
 
         Waits for the worker to have looked at the processes if there may be a dump: a park
         may cross at once.
@@ -116,6 +119,7 @@ class Setup:
             stem=partial(_stem, self._options.stem),
             long_park_ns=self._long_park_ns,
             end_error_ns=info.end_error_ns,
+            stopping=getattr(source, "stopping", lambda _pid, _until_ns: None),
         )
         triggers = Triggers(self._rules, self._runner, around)
         until = time.monotonic() + WARM_S

@@ -31,6 +31,9 @@ ANSWER_S = 3.0
 """How long a dump waits to be told whether its park still lasted at the freeze."""
 
 
+_READ_BYTES = 1 << 16
+
+
 class Order(msgspec.Struct):
     """One line: ``warm`` (actions), ``target`` or ``forget`` (pid), ``run`` (job), ``answer``."""
 
@@ -58,12 +61,15 @@ class Worker:
 
     def listen(self) -> None:
         """Read orders until there are no more, which ends this process."""
-        for line in sys.stdin.buffer:
-            order = msgspec.json.decode(line, type=Order)
-            if order.do == "answer":
-                self._answers.put(order.still_on)
-            else:
-                self._orders.put(order)
+        partial = b""
+        while piece := os.read(sys.stdin.fileno(), _READ_BYTES):
+            *lines, partial = (partial + piece).split(b"\n")
+            for line in lines:
+                order = msgspec.json.decode(line, type=Order)
+                if order.do == "answer":
+                    self._answers.put(order.still_on)
+                else:
+                    self._orders.put(order)
         os.kill(os.getpid(), signal.SIGTERM)  # what is being done is undone by its own rules
 
     def work(self) -> None:

@@ -27,7 +27,7 @@ ParkscopeError                exit  what it means
 │   ├── DamagedHeapDump          7  a heap dump, but not what was written
 │   └── UnknownHeapDumpVersion   7  written by a newer Parkscope
 ├── RecordingError               8  writing failed (disk full, ...); the file is readable
-├── ActionFailed                10  what a trigger set off failed (an event, no session's end)
+├── ActionFailed                 1  what a trigger set off failed: an event, never a session's end
 └── InternalError               70  a defect of Parkscope
 
 Each class carries ``exit_code`` and each instance a ``hint``: what the person at
@@ -219,7 +219,6 @@ class RecordingError(ParkscopeError):
 class ActionFailed(ParkscopeError):
     """An action of a trigger could not be carried out; the session goes on and says so."""
 
-    exit_code = 10
     default_hint = "The 'action' event says what it was; 'analyze --view triggers' lists them."
 
 

@@ -17,6 +17,7 @@ from collector.events import Event
 from tracer import units
 from tracer.diagnosis import because, deadlock, own_frame, plain, thing, where
 from tracer.escape import terminal
+from tracer.said_actions import action, breaker, trigger
 from tracer.totals import totals_line
 
 _DIM, _BOLD, _RED, _YELLOW, _GREEN, _END = (
@@ -29,6 +30,7 @@ _COLOUR_OF: Mapping[str, str] = {
     "deadlock": _BOLD + _RED,
     "data_loss": _YELLOW,
     "governor": _YELLOW,
+    "breaker": _YELLOW,
     "probe_failed": _YELLOW,
 }
 
@@ -299,6 +301,9 @@ _SAYINGS: Mapping[str, Callable[[Event], str | None]] = {
     "large_alloc": _large_alloc,
     "data_loss": _data_loss,
     "governor": _governor,
+    "trigger": trigger,
+    "action": action,
+    "breaker": breaker,
     "probe_failed": _probe_failed,
     "process_fork": _fork,
     "process_exec": _exec,

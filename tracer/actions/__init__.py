@@ -11,9 +11,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any
 
-from tracer.triggers.keys import Key, argv, count, duration, path, size, text, truth
+from tracer.triggers.keys import Key, argv, duration, path, size, text, truth
 
 S = 1_000_000_000
 
@@ -36,7 +35,7 @@ class Action:
     about: str
 
 
-_ACTIONS = (
+ACTIONS: Mapping[str, Action] = MappingProxyType({action.name: action for action in (
     Action(
         "heap-dump", "heap_dump", "dir",
         {
@@ -91,19 +90,6 @@ _ACTIONS = (
         },
         "an HTTP POST",
     ),
-)  # fmt: skip
-
-ACTIONS: Mapping[str, Action] = MappingProxyType({action.name: action for action in _ACTIONS})
+)})  # fmt: skip
 REQUIRED = MappingProxyType({"exec": "argv", "signal": "signal", "webhook": "url"})
 """Actions that are nothing without their main key."""
-
-MODULES = ("heap_dump", "stack_dump", "keep", "exec_program", "send_signal", "webhook")
-"""Modules of this package; a test compares them with what lies in the folder."""
-
-
-def limits(options: Mapping[str, Any]) -> str:
-    """What bounds an action's files, for people."""
-    return ", ".join(f"{key} {options[key]}" for key in _FILES if options.get(key) is not None)
-
-
-__all__ = ["ACTIONS", "MODULES", "REQUIRED", "Action", "count", "limits"]

@@ -52,9 +52,9 @@ def _details(result: Mapping[str, Any]) -> str:
     after_ns, pause_ns = result.get("freeze_after_crossing_ns"), result.get("pause_ns")
     if isinstance(after_ns, int) and after_ns >= 0:
         text += f", frozen {units.duration(after_ns)} after the crossing"
-        text += {True: "", False: ", when the park was over"}.get(
-            result.get("park_still_on"), ", perhaps after the park"
-        )
+        if result.get("park_still_on") is not True:
+            over = result.get("park_still_on") is False
+            text += ", when the park was over" if over else ", perhaps after the park"
         if result.get("engine") == "precopy":
             text += " (precopy copies first)"
     if isinstance(pause_ns, int):

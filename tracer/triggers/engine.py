@@ -79,7 +79,8 @@ class Triggers:
         self._around = around
         self._pids: set[int] = set()
         self._parks: dict[int, Event] = {}
-        self._later: list[tuple[int, int, int]] = []
+        self._later: list[tuple[int, int, int, int]] = []
+        """When to look, when the length is reached, the park, the rule."""
         self._pending: deque[_Asked] = deque()
         self._running: _Asked | None = None
         self._question: Question | None = None
@@ -215,14 +216,15 @@ class Triggers:
         longer = [one for one in condition.lengths_ns if one > moment.duration_ns]
         if longer and moment.event is not None and moment.event.start_ns is not None:
             park_id = int(moment.event.data["park_id"])
-            heapq.heappush(self._later, (moment.event.start_ns + longer[0], park_id, at))
+            reached_ns = moment.event.start_ns + longer[0]
+            heapq.heappush(self._later, (reached_ns, reached_ns, park_id, at))
         return []
 
     def _look_again(self) -> list[Event]:
         """Parks that have reached a length that a condition compares with."""
         said: list[Event] = []
         while self._later and self._later[0][0] <= self._now_ns:
-            due_ns, park_id, at = heapq.heappop(self._later)
+            _, reached_ns, park_id, at = heapq.heappop(self._later)
             event, state = self._parks.get(park_id), self._states[at]
             if event is None or event.pid is None or event.tid is None:
                 continue  # it has ended
@@ -230,9 +232,10 @@ class Triggers:
             if park is None or park.park_id != park_id:
                 continue
             seen_ns = max(park.last_seen_ns, park.between_ns)
-            if not park.confirmed_by_silence and seen_ns < due_ns:
-                heapq.heappush(self._later, (self._now_ns + PICK_UP_NS, park_id, at))
-                break
+            if not park.confirmed_by_silence and seen_ns < reached_ns:
+                again_ns = self._now_ns + PICK_UP_NS
+                heapq.heappush(self._later, (again_ns, reached_ns, park_id, at))
+                continue
             said += self._consider(at, state, self._moment(state.rule.condition.topic, event))
         return said
 

@@ -47,20 +47,22 @@ class Watched:
         said: dict[str, Any] = json.loads(read_line(self.process, 30))
         return said
 
-    def events(self, name: str, **data: Any) -> list[Event]:
+    def events(self, event_name: str, /, **data: Any) -> list[Event]:
         """Events so far, by name and some of their own keys."""
         return [
             event
             for event in list(self.session.sink.events)
-            if event.event == name and all(event.data.get(k) == v for k, v in data.items())
+            if event.event == event_name and all(event.data.get(k) == v for k, v in data.items())
         ]
 
-    def wait_for(self, name: str, count: int = 1, **data: Any) -> list[Event]:
+    def wait_for(self, event_name: str, count: int = 1, /, **data: Any) -> list[Event]:
         """Such events, once there are that many."""
         wait_until(
-            lambda: len(self.events(name, **data)) >= count, f"{count} {name} {data}", PATIENCE_S
+            lambda: len(self.events(event_name, **data)) >= count,
+            f"{count} {event_name} {data}",
+            PATIENCE_S,
         )
-        return self.events(name, **data)
+        return self.events(event_name, **data)
 
 
 @contextmanager

@@ -13,8 +13,9 @@ POLICY = Policy(window_ns=60 * S, rest_ns=10 * S, longest_rest_ns=40 * S, least=
 
 def opened(at_ns: int = 0) -> Breaker:
     breaker = Breaker("action:t/exec", POLICY)
-    for _ in range(3):
-        change = breaker.record(at_ns, failed=True, why="it failed")
+    breaker.record(at_ns, failed=True)
+    breaker.record(at_ns, failed=True)
+    change = breaker.record(at_ns, failed=True, why="it failed")
     assert change is not None
     assert (change.old, change.new, change.why) == (State.CLOSED, State.OPEN, "it failed")
     return breaker
@@ -44,7 +45,6 @@ def test_one_probe_after_the_rest_closes_it_again() -> None:
     assert breaker.probe(10 * S - 1) is None
     change = breaker.probe(10 * S)
     assert change is not None
-    assert change.event(5).to_dict() | {} == change.event(5).to_dict()
     assert change.event(5).data == {
         "name": "action:t/exec", "from": "open", "to": "half-open", "why": "the rest is over",
     }  # fmt: skip

@@ -31,6 +31,9 @@ presses Ctrl-C waits no longer than that, and its cost is not measurable."""
 _MANY = 32
 """When more parks than this cross at once, those that are idle by design are not looked
 into any further: an attach to a pool of a thousand workers has better to do."""
+_FIRST = 16
+"""When more cross at once, these are looked at and said before the others are: what acts on
+a park (a heap dump) should not wait until a thousand stacks have been read."""
 _NAMING_PERIOD_NS = 40_000_000
 _NAMING_MARGIN_NS = 10_000_000
 """Looking on for a name takes some milliseconds at a time: a tenth of a core, and only
@@ -88,6 +91,8 @@ class Pipeline:
         self._deadlocks = DeadlockWatch(attributor.context, detector, self._blames)
         self._named_later: list[tuple[Park, Resource]] = []
         self._naming_due_ns = 0
+        self._unlooked: list[Park] = []
+        self._ended_unsaid: list[Park] = []
         self._accountant = Accountant(options.alloc_events, options.follow)
         self._started_ns: int | None = None
         self._now_ns = 0
@@ -207,7 +212,15 @@ class Pipeline:
             self._why = "duration over"
         found = self._detector.take()
         self._store(found)
-        return found, self._look(found.crossed)
+        return found, self._look_on(found.crossed)
+
+    def _look_on(self, crossed: Sequence[Park]) -> list[Sight]:
+        """Look at parks that crossed: at a few of many first, at the others next time."""
+        waited = self._unlooked
+        first = crossed if waited or len(crossed) <= _MANY else crossed[:_FIRST]
+        self._unlooked = list(crossed[len(first) :])
+        now = [*waited, *first]
+        return self._look(now, many=len(now) + len(self._unlooked) > _MANY)
 
     def _duration_over(self) -> bool:
         limit = self._options.duration_ns
@@ -223,11 +236,10 @@ class Pipeline:
             for sink in self._sinks:
                 sink.on_parks(rows)
 
-    def _look(self, crossed: Sequence[Park]) -> list[Sight]:
+    def _look(self, crossed: Sequence[Park], *, many: bool) -> list[Sight]:
         """Read the threads of parks that crossed, and then those that they wait for."""
         sights = [self._attributor.look(park) for park in crossed]
         self._blames.forget()
-        many = len(sights) > _MANY
         self._blames.read(sight.park for sight in sights if not (many and sight.idle))
         blamed = [replace(s, blame=self._blames.known(s.park) or s.blame) for s in sights]
         return [replace(s, links=self._chains.look(s.park, s.blame)) for s in blamed]
@@ -262,7 +274,11 @@ class Pipeline:
         self._emit([event for event in events if event is not None])
 
     def _say_ended(self, parks: Sequence[Park]) -> None:
-        events = [self._attributor.end_event(park, self._now_ns) for park in parks]
+        """Say ends, of those parks that have been said; the others' when they have."""
+        every = [*self._ended_unsaid, *parks]
+        self._ended_unsaid = [park for park in every if not self._attributor.has_said(park)]
+        said = [park for park in every if self._attributor.has_said(park)]
+        events = [self._attributor.end_event(park, self._now_ns) for park in said]
         self.counters.cross_node_wakes += sum(event.data["cross_node"] is True for event in events)
         self._emit(events)
 

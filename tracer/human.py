@@ -81,10 +81,14 @@ class HumanLines:
             self._stream.flush()
 
     def _is_news(self, event: Event) -> bool:
-        """A name is said once, of the first of those that wait for the thing."""
-        if event.event != "resource_named":
+        """What is said once: a name, of the first who waits for the thing; why nothing is done."""
+        if event.event == "resource_named":
+            thing_of = event.pid, str(event.data.get("resource"))
+        elif event.event == "action" and event.data.get("status") == "skipped":
+            told = (str(event.data.get(key)) for key in ("trigger", "action", "why"))
+            thing_of = None, " ".join(told)
+        else:
             return True
-        thing_of = event.pid, str(event.data.get("resource"))
         if thing_of in self._named:
             return False
         if len(self._named) >= _MAX_NAMED:

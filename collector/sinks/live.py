@@ -128,7 +128,7 @@ class LiveSink:
                 self._named(event)
             elif event.event == "detached":
                 self._ended = event
-            elif event.event in _NEWS:
+            elif event.event in _NEWS and event.data.get("status") != "skipped":
                 self._news.append(event)
             if event.event == "breaker":
                 self._breakers[str(event.data.get("name"))] = str(event.data.get("to"))

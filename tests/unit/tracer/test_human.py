@@ -341,6 +341,15 @@ def test_a_name_is_said_once_for_all_who_wait_for_the_thing() -> None:
     assert [text.rpartition(" ")[2] for text in said] == ["app.cache._lock", "app.other"]
 
 
+def test_why_nothing_is_done_is_said_once() -> None:
+    stream = io.StringIO()
+    skipped = {"trigger": "t", "action": "exec", "status": "skipped", "count": 3}
+    whys = ("cooldown of 5 min", "cooldown of 5 min", "the breaker is open")
+    sink = HumanLines(stream, Style())
+    sink.on_events([Event("action", 0, data={**skipped, "why": why}) for why in whys])
+    assert [text.rpartition(": ")[2] for text in stream.getvalue().splitlines()] == [*whys[1:]]
+
+
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
     lambda inner: (
@@ -351,7 +360,8 @@ JSON = st.recursive(
 KEYS = ("stack", "resource", "waker", "syscall", "fd", "end", "totals", "why", "backend", "python",
         "size_bytes", "exit_code",
         "holder", "candidates", "chain", "cycle", "knot", "child_pid",
-        "idle_reason", "count", "record_kind")  # fmt: skip
+        "idle_reason", "count", "record_kind",
+        "trigger", "action", "actions", "status", "on", "park_id", "name", "to", "result")  # fmt: skip
 
 
 @given(

@@ -27,7 +27,7 @@ from probes.errors import ActionFailed
 from probes.wire import RECORD
 from tests.interpreters import get
 from tests.processes import read_line, wait_until
-from tests.triggering import TARGET
+from tests.triggering import TARGET, WAITER, rules, watched
 from tracer.actions import ACTIONS, exec_program, keep, send_signal, stack_dump, webhook
 from tracer.heap.dump import prepare
 from tracer.target import Target, inspect
@@ -270,3 +270,32 @@ def test_files_get_the_next_free_number_and_keep_within_their_budgets(tmp_path: 
         new_file(job("heap-dump", tmp_path, min_free=1 << 60), ".heap")
     with pytest.raises(ActionFailed, match="cannot be used"):
         new_file(job("heap-dump", tmp_path, dir=str(tmp_path / "none")), ".heap")
+
+
+@pytest.mark.ptrace
+def test_a_session_carries_out_all_that_a_rule_asks_for_one_after_another(tmp_path: Path) -> None:
+    tmp_path.chmod(0o700)
+    log = tmp_path / "log"
+    files = ["heap-dump", "stack-dump", "keep"]
+    wanted = [f"{{{name}=true, min_free=0}}" for name in files]
+    wanted += [f"{{exec=['/bin/cat'], log='{log}'}}", "'signal USR1'"]
+    text = f"[[trigger]]\nname='all'\non='{WAITER}'\ndo=[{', '.join(wanted)}]\n"
+    with watched(get("system-3.11"), rules(tmp_path, text), backend="proc") as watch:
+        watch.tell("catch")
+        watch.tell("park 1")
+        done = watch.wait_for("action", 5, status="done")
+        watch.answer()
+        assert watch.tell("caught") == {"caught": 1}
+        (fired,) = watch.events("trigger")
+    assert [event.data["action"] for event in done] == [*files, "exec", "signal"]
+    assert {event.data["firing"] for event in done} == {fired.data["firing"]}
+    told = json.loads(log.read_text())
+    assert told["facts"]["lock_type"] == "Lock"
+    assert told["event"]["park_id"] == fired.data["park_id"]
+    with TraceReader(Path(done[2].data["path"])) as reader:
+        events = [event for frame in reader.frames() for event in frame.events]
+        assert reader.meta["kept"]["name"] == "all"
+    assert any(event.data.get("park_id") == fired.data["park_id"] for event in events)
+    assert sorted(path.name for path in tmp_path.glob("here-*")) == [
+        "here-1.heap", "here-2.stacks.json", "here-3.pks",
+    ]  # fmt: skip

@@ -361,7 +361,8 @@ KEYS = ("stack", "resource", "waker", "syscall", "fd", "end", "totals", "why", "
         "size_bytes", "exit_code",
         "holder", "candidates", "chain", "cycle", "knot", "child_pid",
         "idle_reason", "count", "record_kind",
-        "trigger", "action", "actions", "status", "on", "park_id", "name", "to", "result")  # fmt: skip
+        "trigger", "action", "actions", "status", "on", "park_id", "name", "to",
+        "result")  # fmt: skip
 
 
 @given(

@@ -10,8 +10,8 @@ import pytest
 
 from collector.park import PARK, End, Findings, Park, Seen
 from collector.parks import ParkDetector
-from probes.kinds import KIND_INDEX, KINDS, PTRACE, RESTART
-from probes.wire import PAYLOAD, RECORD, Flag, Kind, RunState, WaitClass, make
+from probes.kinds import KIND_INDEX, KINDS
+from probes.wire import Flag, Kind, RunState, WaitClass, make
 
 MS = 1_000_000
 PID, TID = 100, 101
@@ -369,41 +369,3 @@ def test_a_waiter_woken_too_early_goes_on_waiting(detector: ParkDetector) -> Non
     (park,) = play(detector, 210).crossed
     assert park.start_ns == 10 * MS
     assert play(detector, 300, wait(10, 299)).ended == [park]
-
-
-def stop(ts: float, since: float = 0, tid: int = TID) -> npt.NDArray[Any]:
-    """A tracer stops a thread, or lets it go."""
-    woken = wake(ts, tid, since=since).view(PAYLOAD[Kind.WAKE])
-    woken["waker_syscall"] = PTRACE
-    return woken.view(RECORD)
-
-
-@pytest.mark.parametrize("restarted_as", [202, RESTART])
-def test_a_wait_goes_on_that_a_tracer_has_stopped(
-    detector: ParkDetector, restarted_as: int
-) -> None:
-    play(detector, 20, blocked(20, 10))
-    play(detector, 104, stop(100, 10), stop(103, 100))
-    crossed = play(detector, 211, blocked(120, 103, syscall=restarted_as, cpu_us=1040)).crossed
-    assert [park.start_ns for park in crossed] == [10 * MS]
-    ended = play(detector, 401, wake(400, since=103)).ended
-    assert [(park.end, park.end_ns, park.slices, park.syscall) for park in ended] == [
-        (End.WOKEN, 400 * MS, 2, 202)
-    ]
-
-
-def test_a_stop_is_no_excuse_for_another_wait(detector: ParkDetector) -> None:
-    """Another lock, or the same after work in between: the end was not told."""
-    for since, change in ((110, {"arg0": LOCK + 64}), (150, {"cpu_us": 50_000})):
-        one = ParkDetector(long_park_ns=50 * MS, min_park_ns=MS)
-        play(one, 70, blocked(20, 10))
-        play(one, 104, stop(100, 10))
-        ended = play(one, since + 10, blocked(since + 10, since, **change)).ended
-        assert [park.end for park in ended] == [End.LOST]
-
-
-def test_a_stopped_wait_is_under_no_watch_until_it_is_seen(detector: ParkDetector) -> None:
-    play(detector, 20, blocked(20, 10))
-    play(detector, 210, stop(209, 10))
-    assert play(detector, 212).crossed == []
-    assert len(play(detector, 216, blocked(215, 209, cpu_us=1010)).crossed) == 1

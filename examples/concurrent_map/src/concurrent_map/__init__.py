@@ -16,9 +16,11 @@ from __future__ import annotations
 from typing import TypeVar
 
 from concurrent_map import _core
+from concurrent_map._breaker import Transition
 from concurrent_map._core import HAS_PROBES, CursorGroup, MapIterator, Stats
 from concurrent_map._errors import HistoryLostError, StaleIterationError, ViewClosedError
 from concurrent_map._mapping import Cursor, MapMethods, ViewMethods
+from concurrent_map.guarded import GuardedMap, MapUnavailableError, guards
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -27,13 +29,17 @@ __all__ = [
     "HAS_PROBES",
     "ConcurrentMap",
     "Cursor",
+    "GuardedMap",
     "HistoryLostError",
     "MapIterator",
+    "MapUnavailableError",
     "ReadView",
     "Snapshot",
     "StaleIterationError",
     "Stats",
+    "Transition",
     "ViewClosedError",
+    "guards",
 ]
 
 

@@ -16,9 +16,10 @@ from __future__ import annotations
 from typing import TypeVar
 
 from concurrent_map import _core
-from concurrent_map._core import HAS_PROBES, CursorGroup, MapIterator, Stats
+from concurrent_map._core import HAS_PROBES, CursorGroup, MapIterator
 from concurrent_map._errors import HistoryLostError, StaleIterationError, ViewClosedError
 from concurrent_map._mapping import Cursor, MapMethods, ViewMethods
+from concurrent_map._stats import Stats
 
 K = TypeVar("K")
 V = TypeVar("V")

@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 
 from concurrent_map._errors import HistoryLostError, StaleIterationError, ViewClosedError
 from concurrent_map._mapping import Cursor, MapMethods, ViewMethods
+from concurrent_map._stats import Stats
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -356,7 +357,7 @@ class ConcurrentMap(MapMethods[K, V]):
         group = CursorGroup(self)
         return [Cursor(group) for _ in range(n)]
 
-    def stats(self) -> dict[str, Any]:
+    def stats(self) -> Stats:
         with self._lock:
             return {
                 "entries": len(self._table),

@@ -7,6 +7,7 @@ in between. Operations are (kind, key) with kind 0 load, 1 store, 2 delete.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any
 
 from concurrent_map import ConcurrentMap
@@ -166,7 +167,7 @@ class Plain:
 
 def _atomic() -> Callable[[dict[str, Any]], Any] | None:
     try:
-        from cereggii import AtomicDict  # noqa: PLC0415 - it may not be there
+        from cereggii import AtomicDict
     except ImportError:
         return None
 
@@ -187,10 +188,8 @@ def _atomic() -> Callable[[dict[str, Any]], Any] | None:
                 elif kind == 1:
                     table[key] = kind
                 else:
-                    try:
+                    with suppress(KeyError):
                         del table[key]
-                    except KeyError:
-                        pass
 
         def walk(self) -> int:
             count = 0
@@ -202,4 +201,6 @@ def _atomic() -> Callable[[dict[str, Any]], Any] | None:
 
 
 ATOMIC = _atomic()
-SUBJECTS: tuple[Any, ...] = (Map, Locked, KeysFirst, ReadWrite, Plain, *([ATOMIC] if ATOMIC else ()))
+SUBJECTS: tuple[Any, ...] = (Map, Locked, KeysFirst, ReadWrite, Plain)
+if ATOMIC is not None:
+    SUBJECTS += (ATOMIC,)

@@ -103,10 +103,14 @@ def ranges(table: Any, entries: int, count: int, threads: int) -> list[Work]:
 
 
 def snapshots(table: Any, keys: list[str], count: int, threads: int) -> list[Work]:
-    """Stores with a snapshot before each hundred; the operations are the stores."""
+    """Stores with a snapshot before each hundred; the operations are the stores.
+
+    Of large tables no more than a few: one copy of a million entries takes milliseconds.
+    """
     chance = random.Random(1)
     per = WRITES_PER_SNAPSHOT
-    parts = [[(1, chance.choice(keys)) for _ in range(per)] for _ in range(max(2, count // per))]
+    number = max(5, min(count // per, 10_000_000 // len(keys)))
+    parts = [[(1, chance.choice(keys)) for _ in range(per)] for _ in range(number)]
 
     def both() -> int:
         for part in parts:

@@ -178,6 +178,24 @@ class Machine(RuleBasedStateMachine):
             assert next(run.walk)[0] in run.content
             run.seen += 1
 
+    @rule(times=st.integers(1, WINDOW))
+    def spoil(self, times: int) -> None:
+        """Iterations under which a key comes or goes: else few examples get to open it."""
+        for _ in range(times):
+            run: Any = self.begin()
+            if 9 in self.model.live:
+                self.others_delete(9)
+            else:
+                self.others_store(9, 9)
+            self.step(run)
+
+    @rule()
+    def finish(self) -> None:
+        """A whole iteration at once."""
+        run: Any = self.begin()
+        while not run.over:
+            self.step(run)
+
     @rule(run=runs)
     def close(self, run: Run) -> None:
         run.walk.close()
@@ -215,5 +233,5 @@ class OverReference(Machine):
 
 TestOverC = OverC.TestCase
 TestOverReference = OverReference.TestCase
-for one in (TestOverC, TestOverReference):
-    one.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+TestOverC.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+TestOverReference.settings = TestOverC.settings

@@ -17,15 +17,14 @@ from concurrent_map import ConcurrentMap, StaleIterationError, reference
 MAKES = [ConcurrentMap, reference.ConcurrentMap]
 OLD, NEW = 300, 1000
 
-IN_THIS_VERSION = {
-    # A store in the middle of a weak walk: entries given, new keys, old ones repeated, missed.
-    "store": {
-        ConcurrentMap: (224, 56, 16, 148),
-        reference.ConcurrentMap: (300, 0, 0, 0),
-    },
-    # All deleted in the middle: entries that are given nevertheless.
-    "delete": {ConcurrentMap: 9, reference.ConcurrentMap: 149},
+# A store after the 101st entry: entries given in all, new keys, old ones repeated, missed.
+STORED: dict[Any, tuple[int, int, int, int]] = {
+    ConcurrentMap: (232, 96, 32, 196),
+    reference.ConcurrentMap: (300, 0, 0, 0),
 }
+# All deleted after the 101st entry: deleted ones that are given nevertheless.
+DELETED: dict[Any, int] = {ConcurrentMap: 3, reference.ConcurrentMap: 199}
+MIDDLE = 100
 
 
 def walked(make: Any, mode: str, *, delete: bool = False) -> Counter[int]:
@@ -33,7 +32,7 @@ def walked(make: Any, mode: str, *, delete: bool = False) -> Counter[int]:
     seen: Counter[int] = Counter()
     for at, (key, _value) in enumerate(m.iterate(mode)):
         seen[key] += 1
-        if at == OLD // 2:
+        if at == MIDDLE:
             seen[-1] = at + 1
             if delete:
                 for old in range(OLD):
@@ -72,11 +71,11 @@ def test_pinned_what_weak_does_with_keys_that_are_stored_meanwhile(make: Any) ->
     new = sum(1 for key in seen if key >= OLD)
     repeated = sum(1 for times in seen.values() if times > 1)
     missed = sum(1 for key in range(OLD) if not seen[key])
-    assert (seen.total(), new, repeated, missed) == IN_THIS_VERSION["store"][make]
+    assert (seen.total(), new, repeated, missed) == STORED[make]
 
 
 @pytest.mark.parametrize("make", MAKES)
 def test_pinned_what_weak_does_with_keys_that_are_deleted_meanwhile(make: Any) -> None:
     seen = walked(make, "weak", delete=True)
     at = seen.pop(-1)
-    assert seen.total() - at == IN_THIS_VERSION["delete"][make]
+    assert seen.total() - at == DELETED[make]

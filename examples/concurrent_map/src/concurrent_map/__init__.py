@@ -18,6 +18,10 @@ from typing import TypeVar
 from concurrent_map import _core
 from concurrent_map._breaker import Transition
 from concurrent_map._core import HAS_PROBES, CursorGroup, MapIterator
+from concurrent_map._errors import HistoryLostError, StaleIterationError, ViewClosedError
+from concurrent_map._mapping import Cursor, MapMethods, ViewMethods
+from concurrent_map._stats import Stats
+from concurrent_map.guarded import GuardedMap, MapUnavailableError, guards
 
 K = TypeVar("K")
 V = TypeVar("V")

@@ -1,4 +1,4 @@
-"""The other known cures for a ``dict`` that several threads use: to measure against, and to migrate from.
+"""The other known cures for a ``dict`` of several threads: to measure against, to migrate from.
 
 ``LockedDict`` and ``ReadWriteDict`` keep the contract of ``ConcurrentMap.items()`` (each
 walk is of one moment) by a copy under the lock. ``LockedDict.each()`` collects the keys first

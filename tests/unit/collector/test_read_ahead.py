@@ -161,7 +161,8 @@ def test_a_crowd_is_read_once_at_the_crossing() -> None:
     begun = b"".join(blocked(90, 10, tid) for tid in crowd)
     sink, context = play((90, begun), (207, b""), (211, b""), (212, b""), (300, b""))
     assert len(sink.named("park_long")) == len(crowd)
-    assert {ns for ns, _ in context.described} == {211 * MS}
+    assert sorted(tid for _, tid in context.described) == list(crowd)
+    assert {ns for ns, _ in context.described} == {211 * MS, 212 * MS}, "a few first, none before"
 
 
 def test_the_loop_comes_round_in_time_to_read_ahead() -> None:
@@ -193,3 +194,13 @@ def test_parks_that_will_cross_are_found_in_a_crowd() -> None:
     for until in range(200, 300, 7):
         found = {park.tid for park in detector.crossing_by(until * MS)}
         assert found == {t for t, begin in enumerate(begins, 1) if begin + 200 <= until}
+
+
+@pytest.mark.parametrize(("waker", "name"), [(FIRST, "holder"), (SECOND, None)])
+def test_a_holder_that_ended_the_park_and_itself_keeps_its_name(
+    waker: int, name: str | None
+) -> None:
+    """It has no name any more when it is asked for; another thread's is not taken for it."""
+    sink, _ = play(BEGUN, (300, b""), (400, wake(399, waker)), (500, b""))
+    (end,) = sink.named("park_end")
+    assert (end.data["waker"]["tid"], end.data["waker"]["thread_name"]) == (waker, name)

@@ -8,7 +8,7 @@ hand on what a key's ``__hash__`` or ``__eq__`` raises; the map is then unchange
 """
 
 from collections.abc import Callable, Iterator
-from typing import Any, Generic, Literal, Self, TypeAlias, TypedDict, TypeVar, overload
+from typing import Any, Generic, Literal, Self, TypeAlias, TypeVar, overload
 
 K = TypeVar("K")
 V = TypeVar("V")

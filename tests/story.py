@@ -181,7 +181,7 @@ def _faults(event: Event, wait: TrueWait) -> Iterator[str]:
     holder = event.data["holder"]
     if holder is None or holder["tid"] != wait.holder:
         yield f"held by {holder}"
-    elif holder["stack"][0]["function"] != "go_through":
+    elif "go_through" not in [frame["function"] for frame in holder["stack"]]:
         yield f"the holder is at {holder['stack'][0]}"
 
 

@@ -1,6 +1,7 @@
 """Requests queue up at one shard of a native concurrent map that a clean-up keeps too long.
 
-Needs the package ``concurrent_map`` (examples/concurrent_map).
+Needs the package ``concurrent_map`` (examples/concurrent_map). Nobody else parks for long: the
+clean-up goes on step by step, the main thread looks in now and then.
 """
 
 from __future__ import annotations
@@ -10,27 +11,33 @@ import time
 from itertools import cycle
 
 from concurrent_map import ConcurrentMap
-from truth_log import Clock, Log, join, main, start
+from truth_log import Clock, Log, main, start
 
 sessions: ConcurrentMap[str, int] = ConcurrentMap(name="sessions", shards=4)
 POPULAR = "user-1"
+STEP = 0.02
 
 
-def clean_up(log: Log, clock: Clock) -> None:
-    """Go through a shard with its lock held, for various lengths."""
-    for length in cycle((0.5, 0.15, 1.2, 0.25)):
-        if clock.left() < length:
+def clean_up(clock: Clock) -> None:
+    """Go through a shard with its lock held, for various lengths, after some good times."""
+    for steps in cycle((25, 8, 60, 13)):
+        rest(25)
+        if clock.left() < 2 * steps * STEP:
             return
         with sessions.exclusive(POPULAR) as shard:
-            go_through(log, shard, length)
-        time.sleep(0.03)
+            go_through(shard, steps)
 
 
-def go_through(log: Log, shard: object, length: float) -> None:
-    """Something slow, meanwhile nobody else gets at ``shard``."""
+def go_through(shard: object, steps: int) -> None:
+    """Something slow; meanwhile nobody else gets at ``shard``."""
     assert shard is not None
-    with log.wait("sleep", "with the shard held", asked=length):
-        time.sleep(length)
+    rest(steps)
+
+
+def rest(steps: int) -> None:
+    """A while in small steps."""
+    for _ in range(steps):
+        time.sleep(STEP)
 
 
 def serve(log: Log, clock: Clock, cleaner: threading.Thread) -> None:
@@ -47,9 +54,11 @@ def run(log: Log, clock: Clock) -> None:
     """One that cleans up, three that serve."""
     for number in range(1000):
         sessions.store(f"user-{number}", number)
-    (cleaner,) = start(("cleaner", clean_up, log, clock))
-    servers = [(f"server-{n}", serve, log, clock, cleaner) for n in range(3)]
-    join(log, [cleaner, *start(*servers)])
+    (cleaner,) = start(("cleaner", clean_up, clock))
+    threads = [cleaner, *start(*((f"server-{n}", serve, log, clock, cleaner) for n in range(3)))]
+    while any(thread.is_alive() for thread in threads):
+        threads[-1].join(STEP)
+        rest(1)
 
 
 if __name__ == "__main__":

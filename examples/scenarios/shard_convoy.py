@@ -15,13 +15,13 @@ from truth_log import Clock, Log, main, start
 
 sessions: ConcurrentMap[str, int] = ConcurrentMap(name="sessions", shards=4)
 POPULAR = "user-1"
-STEP = 0.02
+STEP = 0.15
 
 
 def clean_up(clock: Clock) -> None:
     """Go through a shard with its lock held, for various lengths, after some good times."""
-    for steps in cycle((25, 8, 60, 13)):
-        rest(25)
+    for steps in cycle((4, 1, 8, 2)):
+        rest(3)
         if clock.left() < 2 * steps * STEP:
             return
         with sessions.exclusive(POPULAR) as shard:

@@ -223,11 +223,9 @@ class NativeMaps:
         """Whether a file is mapped that is called like a library and was not seen."""
         known = {(device, inode) for _, device, inode in process.libraries}
         return any(
-            mapping.executable
-            and (mapping.device, mapping.inode) not in known
-            and any(one.library.has_name(mapping.path) for one in self._profiles)
-            for mapping in procfs.mappings(pid)
-            if mapping.inode
+            (device, inode) not in known
+            and any(one.library.has_name(path) for one in self._profiles)
+            for path, device, inode in procfs.code_files(pid)
         )
 
     def _introduce(self, pid: int, now_ns: int) -> list[Event]:

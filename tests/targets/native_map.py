@@ -11,6 +11,8 @@ JSON with what the map itself has counted so far.
 ``mix THREADS ROUNDS``      a bit of everything, in C, from several threads
 ``more``                    splits, retired and stale buckets, retries, views: one each
 ``abandon MS``              a wait for a shard that a signal ends, then one for a lock
+``plain MS ENTRIES``        functions without probes: a wait, and two ranges of which one fails
+``end THREADS``             threads that end inside of a wait: how many were unwound to the end
 ``truth``                   nothing but the answer
 """
 
@@ -176,6 +178,9 @@ def obey(words):
         return abandon(*numbers)
     elif name == "plain":
         plain(*numbers)
+    elif name == "end":
+        loaded[0].plain_threads_end.restype = ctypes.c_long
+        return {"unwound": loaded[0].plain_threads_end(lock_at(1), ctypes.c_long(*numbers))}
     return {}
 
 

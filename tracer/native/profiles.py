@@ -287,7 +287,7 @@ def _wrong_place(profile: Profile, place: Place) -> tuple[str, str] | None:
     if not all(_SYMBOL.fullmatch(name) for name in names):
         return f"{names[0]!r} is no name of a probe or function", "Letters, digits, '_', '.', '$'."
     if place.role in _BY_FUNCTION_ONLY and place.usdt is not None:
-        return f"'{place.role}' is a function from its entry to its return", "Use 'symbol'."
+        return f"'{place.role}' is a function from its entry to where it leaves", "Use 'symbol'."
     required, optional = _ALLOWED.get(place.role, _OF_A_COUNT)
     given = {key for key in (*_ARGUMENTS, "returns") if getattr(place, key) is not None}
     allowed = ", ".join(sorted(required | optional))

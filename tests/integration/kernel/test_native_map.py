@@ -252,6 +252,22 @@ def test_functions_by_symbol(start: Start, tmp_path: Path, cache: Path) -> None:
         assert len(failed) < 2
 
 
+def test_a_thread_may_end_inside_of_a_function_that_is_probed(
+    start: Start, tmp_path: Path, cache: Path
+) -> None:
+    """It is unwound as it would be unobserved, and its wait is not kept for another thread."""
+    library = compiled(tmp_path, "-fcf-protection=none", "-fexceptions", "-pthread")
+    process = started(start, interpreters.get("system-3.11"), library)
+    text = BY_SYMBOL.replace("plain_wait", "plain_end")
+    with probing(process, cache, profiles=(parse(text, Path("plain.toml")),)) as watch:
+        watch.until(lambda: found(watch), "the library")
+        assert not [event.data for event in watch.events if event.event == "probe_failed"]
+        assert ask(process, "end 20")["unwound"] == 20
+        truth = ask(process, "plain 1 40")
+        watch.until(lambda: counted(watch)[MapCounter.RANGE] == 2, "what came later")
+    assert not len(watch.of(Kind.WAIT)), truth
+
+
 def test_what_costs_too_much_is_given_up_and_said(start: Start, tmp_path: Path) -> None:
     process = started(start, interpreters.get("system-3.11"), compiled(tmp_path))
     options = SessionOptions((process.pid,), "bcc", alloc=False, budget=0.002)

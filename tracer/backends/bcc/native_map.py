@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from collector.events import Event
 from probes.errors import BadElf, ParkscopeError
-from probes.native_map.spec import HIT, RETURN, SPEC
+from probes.native_map.spec import HIT, SPEC
 from probes.spec import ProbeSpec
 from tracer import procfs
 from tracer.backends import Options, TargetPlan
@@ -275,13 +275,10 @@ class NativeMaps:
             number = self._number(module, profile, site)
             if number is None:
                 return
-            for program, at_return in ((HIT, False), (RETURN, True)):
-                if at_return and not site.returns:
-                    continue
-                yield Hook(
-                    SPEC.name, site.group, site.function, program.function, module.open_path,
-                    site.offset, number, at_return, site.price, site.semaphore,
-                )  # fmt: skip
+            yield Hook(
+                SPEC.name, site.group, site.function, HIT.function, module.open_path,
+                site.offset, number, False, site.price, site.semaphore,
+            )  # fmt: skip
 
     def _number(self, module: Module, profile: int, site: MapSite) -> int | None:
         """The cookie of a site; processes that share a file share it. None: there are too many."""
@@ -292,8 +289,7 @@ class NativeMaps:
                 return None
             self._numbers[key] = len(self._numbers)
             self._counts.put_site(self._numbers[key], packed)
-            back = self._prices.return_ns if site.returns else 0.0
-            self._priced.append((site.group, self._prices.of(site.price) + back))
+            self._priced.append((site.group, self._prices.of(site.price)))
         return self._numbers[key]
 
     # -- the budget -----------------------------------------------------------------

@@ -179,9 +179,10 @@ def _of_function(
     leaves = place.role in _LEFT
     site = plan(elf, function, registers, stack_untouched=leaves, long_nops=long_nops)
     left = exits(elf, function, long_nops=long_nops) if leaves else ()
-    for one in (site, left):
-        if isinstance(one, Refusal):
-            return [one]
+    if isinstance(site, Refusal):
+        return [site]
+    if isinstance(left, Refusal):
+        return [left]
     arguments = _arguments(place, lambda n: Argument("register", base=REGISTERS[_BY_CALL[n - 1]]))
     entry = _site(profile, place, _Where(function.name, site.offset, site.price), arguments)
     return [*(_exit(place, function, one) for one in left), entry]

@@ -117,7 +117,7 @@ struct ps_map_value {
 BPF_TABLE("array", u32, struct ps_map_site, ps_map_sites, PS_MAX_MAP_SITES);
 BPF_TABLE("percpu_array", u32, u64, ps_map_hits, PS_MAX_MAP_SITES);
 BPF_TABLE("hash", u32, struct ps_map_wait, ps_map_waits, PS_MAX_MAP_WAITS);
-BPF_TABLE("hash", struct ps_map_range_key, struct ps_map_range, ps_map_ranges, PS_MAX_MAP_RANGES);
+BPF_TABLE("lru_hash", struct ps_map_range_key, struct ps_map_range, ps_map_ranges, PS_MAX_MAP_RANGES);
 BPF_TABLE("percpu_hash", struct ps_map_key, struct ps_map_value, ps_map_counts, PS_MAX_MAP_COUNTS);
 
 /* As ps_read_user, for the same reason. */
@@ -245,7 +245,7 @@ static __always_inline void ps_map_begin_range(struct ps_map_site *site, void *c
         .mode = range.mode,
         .bucket = PS_NO_BUCKET,
     };
-    ps_map_ranges.update(&open, &range); /* where there is no room, its duration is unknown */
+    ps_map_ranges.update(&open, &range); /* in place of one that was left long ago, unended */
     ps_map_add(&key, 0, 0);
 }
 

@@ -53,6 +53,13 @@ __attribute__((noinline)) void toy_lock_slow(void *map, struct lock *lock)
     STAP_PROBE3(concurrent_map, shard_acquired, map, (uint64_t)lock->shard, lock);
 }
 
+/* Iterators that are left half way and never told of again. */
+__attribute__((noinline)) void toy_leave_ranges(void *map, uint64_t count)
+{
+    for (uint64_t n = 0; n < count; n++)
+        STAP_PROBE3(concurrent_map, range_begin, map, (uint64_t)0, (n + 1) << 32);
+}
+
 /* A wait that a signal ends: nothing tells of its end. */
 __attribute__((noinline)) void toy_abandon(void *map, struct lock *lock)
 {

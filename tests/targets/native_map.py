@@ -11,6 +11,7 @@ JSON with what the map itself has counted so far.
 ``mix THREADS ROUNDS``      a bit of everything, in C, from several threads
 ``more``                    splits, retired and stale buckets, retries, views: one each
 ``abandon MS``              a wait for a shard that a signal ends, then one for a lock
+``leave N``                 ranges that begin and never end
 ``plain MS ENTRIES``        functions without probes: a wait, and two ranges of which one fails
 ``end THREADS``             threads that end inside of a wait: how many were unwound to the end
 ``truth``                   nothing but the answer
@@ -176,6 +177,8 @@ def obey(words):
         more()
     elif name == "abandon":
         return abandon(*numbers)
+    elif name == "leave":
+        loaded[0].toy_leave_ranges(where(), ctypes.c_uint64(*numbers))
     elif name == "plain":
         plain(*numbers)
     elif name == "end":

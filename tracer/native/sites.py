@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import msgspec
@@ -100,14 +100,17 @@ class _Where:
     semaphore: int = 0
 
 
-def is_library(elf: Elf, profile: Profile) -> bool:
-    """Whether a file is the profile's library, beyond its name. Raises BadElf."""
+def not_library(elf: Elf, profile: Profile) -> str | None:
+    """Why a file is not the profile's library, though it is called so. Raises BadElf."""
     library = profile.library
     if library.soname is not None and elf.soname != library.soname:
-        return False
-    if any(elf.symbol(name) is None for name in library.symbols):
-        return False
-    return library.provider is None or bool(probes(elf, library.provider))
+        return f"its soname is {elf.soname}"
+    missing = next((name for name in library.symbols if elf.symbol(name) is None), None)
+    if missing is not None:
+        return f"it has no symbol {missing}"
+    if library.provider is not None and not probes(elf, library.provider):
+        return f"it has no USDT probes of {library.provider}"
+    return None
 
 
 def plan_library(elf: Elf, profile: Profile, *, long_nops: bool = False) -> LibraryPlan:
@@ -119,18 +122,39 @@ def plan_library(elf: Elf, profile: Profile, *, long_nops: bool = False) -> Libr
     known = probes(elf, provider) if provider is not None else ()
     sites: list[MapSite] = []
     refusals: list[Refusal] = []
+    ends: set[bool] = set()
     for place in profile.probe:
-        found: Iterable[MapSite | Refusal]
         if place.usdt is not None:
             found = _of_usdt(elf, profile, place, known, long_nops)
         else:
             found = _of_function(elf, profile, place, long_nops)
-        for one in found:
-            if isinstance(one, Refusal):
-                refusals.append(one)
-            else:
-                sites.append(one)
+        refused = [one for one in found if isinstance(one, Refusal)]
+        sites += [one for one in found if isinstance(one, MapSite)]
+        refusals += refused
+        if place.role == "wait_end" and _is_there(elf, place, known):
+            ends.add(not refused)
+    if ends != {True}:
+        sites, more = _without_begins(sites)
+        refusals += more
     return LibraryPlan(tuple(sites), tuple(refusals))
+
+
+def _is_there(elf: Elf, place: Place, known: Sequence[UsdtProbe]) -> bool:
+    """Whether the file has it at all, be it probed or not."""
+    if place.usdt is not None:
+        return any(probe.name == place.usdt for probe in known)
+    return any(find(elf, name) is not None for name in place.symbols)
+
+
+def _without_begins(sites: Sequence[MapSite]) -> tuple[list[MapSite], list[Refusal]]:
+    """A wait whose end is not told lasts for ever, whatever its thread does by then."""
+    begin = _ROLES["wait_begin"]
+    refusals = [
+        Refusal(site.function, "the end of the wait that begins there cannot be probed")
+        for site in sites
+        if site.role == begin
+    ]
+    return [site for site in sites if site.role != begin], refusals
 
 
 def _of_usdt(

@@ -9,6 +9,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from probes.errors import UsageError
 from tracer.heap.dump import Progress
 from tracer.heap.graph import Graph
 from tracer.heap.heap_tables import write_csv, write_json
@@ -49,6 +50,8 @@ def export(
     """
     tell = progress or (lambda _phase, _done, _total: None)
     refuse_existing(output, force=force)
+    if output.exists() and output.samefile(path):
+        raise UsageError(f"{output} is the dump itself", hint="Choose another '-o'.")
     started_ns = time.monotonic_ns()
     graph = read_graph(path, tell)
     written = 0

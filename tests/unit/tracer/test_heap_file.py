@@ -9,6 +9,7 @@ import json
 import os
 import resource
 import signal
+import stat
 import struct
 import zlib
 from collections.abc import Callable
@@ -230,6 +231,21 @@ def test_what_is_there_is_not_replaced_unasked(dump: Path) -> None:
     refuse_existing(dump, force=True)
     with pytest.raises(UsageError, match="no directory"):
         refuse_existing(dump / "below", force=False)
+
+
+def test_what_is_no_regular_file_is_not_replaced_at_all(tmp_path: Path) -> None:
+    """Forced, too: a device of the system may be meant, as by ``-o /dev/null``."""
+    pipe, link = tmp_path / "pipe", tmp_path / "link"
+    os.mkfifo(pipe)
+    link.symlink_to("nowhere")
+    for path in (pipe, link, Path("/dev/stdout"), Path("/dev/null")):
+        with pytest.raises(UsageError, match="no regular file"):
+            refuse_existing(path, force=True)
+    late = tmp_path / "late"
+    with pytest.raises(UsageError, match="no regular file"), appearing(late, force=True):
+        os.mkfifo(late)
+    assert stat.S_ISFIFO(late.stat().st_mode)
+    assert sorted(os.listdir(tmp_path)) == ["late", "link", "pipe"]
 
 
 def test_a_full_disk_leaves_nothing(tmp_path: Path) -> None:

@@ -165,6 +165,13 @@ def test_bad_input_is_said_once_with_a_hint_and_its_exit_code(
     assert ran.out == ""
 
 
+def test_an_option_s_choices_are_said_on_one_line(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "dump").write_bytes(b"")
+    ran = run("heap", "export", str(tmp_path / "dump"), "-o", str(tmp_path / "out"))
+    assert ran.code == 2
+    assert "Choose from: heapsnapshot, csv, json" in ran.err
+
+
 def test_an_unknown_view_names_the_known_ones(run: Run, tmp_path: Path) -> None:
     trace = str(tmp_path / "a.pks")
     run("record", "-o", trace, *MOCK, "sleep")

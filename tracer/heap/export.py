@@ -39,6 +39,8 @@ FORMATS: Mapping[str, Callable[[Graph, Write, Callable[[int, int], None]], dict[
 )
 """What writes each format."""
 
+VALUES = "the text of strings is in it, passwords too: the dump was taken with --values"
+
 
 def export(
     path: Path, output: Path, form: str, *, force: bool = False, progress: Progress | None = None
@@ -75,4 +77,5 @@ def export(
         "dump_bytes": path.stat().st_size,
         "duration_ns": time.monotonic_ns() - started_ns,
         **said,
+        "notes": [*said["notes"], *([VALUES] if graph.heap.meta.get("values") else [])],
     }

@@ -104,6 +104,8 @@ def test_values_are_kept_when_asked_for(start: Callable[..., Any], tmp_path: Pat
     done = parkscope("info", path)
     assert "values      kept" in done.stdout
     assert json.loads(parkscope("info", path, "--json").stdout)["values"] is True
+    done = parkscope("export", path, "--format", "json", "-o", tmp_path / "out", "-q")
+    assert "note: the text of strings is in it" in done.stdout
     rows = [
         json.loads(row) for row in parkscope("top", path, "--json", "-n", "500").stdout.splitlines()
     ]

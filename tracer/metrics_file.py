@@ -56,7 +56,7 @@ class MetricsFile:
 
     def _write(self) -> None:
         body, _ = self._renderer.render()
-        if self._path.exists() and not self._path.is_file():
+        if os.path.exists(self._path) and not os.path.isfile(self._path):
             raise RecordingError(
                 f"{self._path} is no regular file, it is not replaced",
                 hint="Choose another file with '--metrics-textfile'.",

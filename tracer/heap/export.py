@@ -52,7 +52,7 @@ def export(
     """
     tell = progress or (lambda _phase, _done, _total: None)
     refuse_existing(output, force=force)
-    if output.exists() and output.samefile(path):
+    if os.path.exists(output) and os.path.samefile(output, path):
         raise UsageError(f"{output} is the dump itself", hint="Choose another '-o'.")
     started_ns = time.monotonic_ns()
     graph = read_graph(path, tell)

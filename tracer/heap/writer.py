@@ -40,7 +40,7 @@ def refuse_existing(path: Path, *, force: bool) -> None:
     if os.path.lexists(path) and not force:
         raise _exists(path)
     _refuse_special(path)
-    if not path.parent.is_dir():
+    if not os.path.isdir(path.parent):  # unlike Path's, it never raises
         raise UsageError(f"{path.parent} is no directory", hint="Choose another '-o'.")
 
 

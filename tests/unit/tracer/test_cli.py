@@ -116,6 +116,12 @@ def test_a_trace_is_not_overwritten_unasked(run: Run, tmp_path: Path) -> None:
     assert run("record", "-o", str(tmp_path / "no" / "a.pks"), *MOCK, "sleep").code == 8
 
 
+def test_a_folder_that_cannot_be_is_no_defect(run: Run) -> None:
+    ran = run("record", *MOCK, "sleep", "-o", "x" * 300 + "/a.trace")
+    assert ran.code == 8
+    assert "is no directory\nhint: Choose another" in ran.err
+
+
 def test_live_without_a_terminal_prints_plain_tables(run: Run) -> None:
     ran = run("live", "--duration", "300ms", *MOCK, "lock_convoy")
     assert ran.code == 0

@@ -231,6 +231,8 @@ def test_what_is_there_is_not_replaced_unasked(dump: Path) -> None:
     refuse_existing(dump, force=True)
     with pytest.raises(UsageError, match="no directory"):
         refuse_existing(dump / "below", force=False)
+    with pytest.raises(UsageError, match="no directory"):  # of which nothing can be asked
+        refuse_existing(Path("x" * 300, "dump"), force=False)
 
 
 def test_what_is_no_regular_file_is_not_replaced_at_all(tmp_path: Path) -> None:

@@ -116,11 +116,13 @@ def _counts(matching: Matching) -> dict[str, int]:
 
 
 def _new(matching: Matching) -> npt.NDArray[np.bool_]:
-    return (matching.back == NONE) & matching.second.graph.reachable
+    found: npt.NDArray[np.bool_] = (matching.back == NONE) & matching.second.graph.reachable
+    return found
 
 
 def _gone(matching: Matching) -> npt.NDArray[np.bool_]:
-    return (matching.pair == NONE) & matching.first.graph.reachable
+    found: npt.NDArray[np.bool_] = (matching.pair == NONE) & matching.first.graph.reachable
+    return found
 
 
 def items(graph: Graph) -> npt.NDArray[np.int64]:

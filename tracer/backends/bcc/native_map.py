@@ -250,9 +250,9 @@ class NativeMaps:
             with Elf.open(module.open_path) as elf:
                 why = not_library(elf, profile)
                 if why is not None:
-                    known = key in process.said
+                    told = key in process.said
                     process.said.add(key)
-                    return [] if known else [_failed(pid, now_ns, _called_so(module, profile, why))]
+                    return [] if told else [_failed(pid, now_ns, _called_so(module, profile, why))]
                 plan = plan_library(elf, profile, long_nops=self._prices.long_nops)
         except (OSError, BadElf) as error:
             return [_failed(pid, now_ns, f"{os.path.basename(module.path)}: {error}")]

@@ -32,7 +32,9 @@ from probes.errors import (
 from tracer.heap import codec
 from tracer.heap.model import BORROWED, Closure, Heap, HeapType
 from tracer.heap.reader import DTYPES, HeapFile
+from tracer.heap.summary import info
 from tracer.heap.writer import TRAILER, appearing, refuse_existing, write
+from tracer.heap_view import info_lines
 
 ANY_NUMBER = {"mark", "address", "length", "label_kind", "excess", "reference_kind", "size"}
 """Columns in which no number is wrong by itself."""
@@ -320,3 +322,17 @@ def test_many_blocks_are_one_column(monkeypatch: pytest.MonkeyPatch) -> None:
     with HeapFile(path) as file:
         assert file.column("address").tolist() == small_heap().columns["address"].tolist()
         assert file.load().columns["target"].tolist() == small_heap().columns["target"].tolist()
+
+
+def test_what_a_dump_says_of_itself_is_no_more_than_that(tmp_path: Path) -> None:
+    """A file that somebody sent steers no terminal, and its figures are those of its objects."""
+    heap = small_heap()
+    lies = {"path": 1, "bytes": "all", "objects": -1, "types": [], "closure": 5, "threads": 7}
+    heap.meta.update(lies, pid="\x1b[2J", capture="\x1b[2J", program={"\x1b[2J": 1})
+    path = tmp_path / "dump"
+    with path.open("wb") as stream:
+        write(heap, stream)
+    facts = info(path)
+    assert (facts["path"], facts["objects"]) == (str(path), heap.nodes)
+    assert facts["threads"] == heap.threads
+    assert "\x1b" not in "".join(info_lines(facts))

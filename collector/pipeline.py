@@ -233,7 +233,7 @@ class Pipeline:
         for sink in self._sinks:
             sink.on_records(decoded.records, dict(batch.dropped), batch.now_ns)
         self._emit([*batch.events, *map(self._named, events)])
-        self._maps.heard(batch.events)
+        self._maps.heard([*batch.events, *events])
         self._maps.feed(decoded.records, lost=bool(batch.dropped.get(Kind.MAP_COUNT)))
         return decoded
 

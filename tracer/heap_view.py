@@ -83,7 +83,7 @@ def info_lines(facts: Mapping[str, Any]) -> Iterator[str]:
     closure = facts["closure"]
     capture = facts.get("capture", {})
     yield f"file        {terminal(facts['path'])}, {units.size(facts['bytes'])}"
-    yield f"process     {facts.get('pid')} {terminal(str(facts.get('program', '')))}"
+    yield f"process     {terminal(str(facts.get('pid')))} {terminal(str(facts.get('program', '')))}"
     yield f"python      {terminal(str(facts.get('python', '?')))}"
     yield f"written     {terminal(str(facts.get('written_at', '?')))}"
     if isinstance(capture, dict) and isinstance(capture.get("pause_ns"), int):

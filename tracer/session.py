@@ -25,6 +25,7 @@ from collector.pipeline import Pipeline, RunOptions
 from collector.sinks import Sink
 from collector.source import RecordSource, SourceInfo
 from probes.errors import UsageError
+from probes.native_map import spec as native_map
 from tracer.followed import Followed
 from tracer.native.profiles import load_all
 from tracer.triggers.setup import NO_TRIGGERS, Setup, TriggerOptions
@@ -232,6 +233,8 @@ def _live(options: SessionOptions) -> _Parts:
 
     if not options.pids:
         raise UsageError("no target given", hint="Give the PID of a Python process.")
+    if options.native_profiles and not options.native_map:
+        raise UsageError("'--native-profile' with '--no-native-map'", hint="Leave one out.")
     profiles = load_all(options.native_profiles) if options.native_map else ()
     followed = Followed(
         options.pids,
@@ -254,4 +257,6 @@ def _live(options: SessionOptions) -> _Parts:
         ),
     )
     followed.bind(source)
+    if options.native_profiles and native_map.SPEC.name not in source.info.probes:
+        reason += "; native maps are not probed, '--native-profile' or not"
     return _Parts(source, replace(source.info, why=reason), followed.context, followed)

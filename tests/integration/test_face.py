@@ -19,6 +19,7 @@ import pytest
 
 from tests.processes import wait_until
 from tests.terminals import Tmux
+from tracer.native.profiles import PROFILE_DIR
 
 ROOT = Path(__file__).resolve().parents[2]
 PARKSCOPE = (sys.executable, "-m", "tracer.cli")
@@ -142,6 +143,21 @@ def test_something_else_than_python(parkscope: Start, start: Start) -> None:
     assert ended.code == 0
     flagged = [e for e in map(json.loads, ended.out.splitlines()) if e["event"] == "park_long"]
     assert [event["kind"] for event in flagged] == ["sleep"]
+
+
+def test_a_profile_that_nobody_will_use_is_said(
+    parkscope: Start, deadlock: Any, tmp_path: Path
+) -> None:
+    own = tmp_path / "own.toml"
+    own.write_text((PROFILE_DIR / "cereggii.toml").read_text())
+    own.chmod(0o600)
+    asked = ("attach", str(deadlock.pid), "--native-profile", str(own), "--duration", "200ms")
+    ended = finish(parkscope(*asked, *PROC))
+    assert ended.code == 0
+    assert "native maps are not probed" in ended.out.splitlines()[0]
+    ended = finish(parkscope(*asked, *PROC, "--no-native-map"))
+    assert ended.code == 2
+    assert "Leave one out" in ended.err
 
 
 def test_doctor_looks_at_a_process(parkscope: Start, deadlock: Any) -> None:

@@ -340,7 +340,7 @@ class Pipeline:
             self._now_ns = max(self._now_ns, last.now_ns)
             self._pass_on(last)
         if self._reaction is not None:
-            self._tell(self._reaction.finish(self._now_ns))
+            self._tell(self._reaction.finish(self._now_ns, patient=self._why != "stopped"))
         self._detector.finish(self._now_ns)
         self._store(self._detector.take())
         self._emit(self._accountant.losses(self._now_ns, at_once=True))

@@ -16,8 +16,9 @@ from collector.trace.facts import recording_facts
 from probes.errors import UsageError
 from tracer import procfs
 from tracer.actions import keep
+from tracer.triggers.around import Surroundings
 from tracer.triggers.config import Rule, check_lengths, command_line_rules, dump_rule, load
-from tracer.triggers.engine import Surroundings, Triggers
+from tracer.triggers.engine import Triggers
 from tracer.triggers.job import Job
 from tracer.triggers.runner import Here, Runner
 from tracer.version import VERSION
@@ -102,6 +103,7 @@ class Setup:
         session: Mapping[str, Any],
         park_of: Callable[[int, int], Park | None],
         source: Any = None,
+        note: Callable[[str], None] = lambda _text: None,
     ) -> Triggers | None:
         """The triggers of an armed session; None without a rule.
 
@@ -119,6 +121,7 @@ class Setup:
             stem=partial(_stem, self._options.stem),
             long_park_ns=self._long_park_ns,
             end_error_ns=info.end_error_ns,
+            note=note,
             stopping=getattr(source, "stopping", lambda _pid, _until_ns: None),
         )
         triggers = Triggers(self._rules, self._runner, around)

@@ -109,6 +109,10 @@ class Pipeline:
         """The park that a thread is in, None when none is known of (do not change it)."""
         return self._detector.park_of(pid, tid)
 
+    def known_ns(self, park: Park) -> int:
+        """Until when an open park is known to have lasted."""
+        return self._detector.known_ns(park)
+
     @property
     def counters(self) -> Counters:
         """Totals so far."""

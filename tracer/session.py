@@ -125,7 +125,7 @@ def open_session(
         undo.callback(parts.source.close)
         pipeline = _pipeline(options, parts, rules, [*sinks, *setup.sinks], should_stop)
         triggers = setup.triggers(
-            parts.info, options.pids, speakable(options), pipeline.park_of, parts.source, note
+            parts.info, options.pids, speakable(options), pipeline, parts.source, note
         )
         if triggers is not None:
             pipeline.react_with(triggers)

@@ -12,13 +12,15 @@ from collector.park import Park
 class Surroundings:
     """What the engine knows of the session.
 
-    ``park_of(pid, tid)``: the park that a thread is in. ``gauges(pid)``: figures of a
+    ``park_of(pid, tid)``: the park that a thread is in; ``known_ns(park)``: until when it is
+    known to have lasted. ``gauges(pid)``: figures of a
     process. ``stem``: what files are called. ``end_error_ns``: how exact a park's end is.
     ``stopping(pid, until_ns)``: a dump stops that process's threads at some moment until then.
     ``note`` tells a person why the end takes a while.
     """
 
     park_of: Callable[[int, int], Park | None]
+    known_ns: Callable[[Park], int]
     gauges: Callable[[int], Mapping[str, int]]
     stem: Callable[[int | None], str]
     long_park_ns: int

@@ -241,8 +241,7 @@ class Triggers:
             park = self._around.park_of(event.pid, event.tid)
             if park is None or park.park_id != park_id:
                 continue
-            seen_ns = max(park.last_seen_ns, park.between_ns)
-            if not park.confirmed_by_silence and seen_ns < reached_ns:
+            if not park.confirmed_by_silence and self._around.known_ns(park) < reached_ns:
                 again_ns = self._now_ns + PICK_UP_NS
                 heapq.heappush(self._later, (again_ns, reached_ns, park_id, at))
                 continue

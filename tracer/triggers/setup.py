@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from collector.park import Park
 from collector.sinks import Sink
@@ -56,6 +56,16 @@ class TriggerOptions:
         return rules
 
 
+class Parks(Protocol):
+    """Who knows of the parks of a session: its pipeline."""
+
+    def park_of(self, pid: int, tid: int, /) -> Park | None:
+        """The park that a thread is in."""
+
+    def known_ns(self, park: Park, /) -> int:
+        """Until when an open park is known to have lasted."""
+
+
 NO_TRIGGERS = TriggerOptions()
 
 
@@ -101,7 +111,7 @@ class Setup:
         info: SourceInfo,
         targets: Sequence[int],
         session: Mapping[str, Any],
-        park_of: Callable[[int, int], Park | None],
+        parks: Parks,
         source: Any = None,
         note: Callable[[str], None] = lambda _text: None,
     ) -> Triggers | None:
@@ -116,7 +126,8 @@ class Setup:
             return None
         self._facts = recording_facts(info, [{"pid": pid} for pid in targets], session, VERSION)
         around = Surroundings(
-            park_of=park_of,
+            park_of=parks.park_of,
+            known_ns=parks.known_ns,
             gauges=procfs.figures,
             stem=partial(_stem, self._options.stem),
             long_park_ns=self._long_park_ns,

@@ -72,6 +72,7 @@ class Bench:
         rules = [_changed(rule, changes) for rule in command_line_rules(pairs)]
         around = Surroundings(
             park_of=lambda _pid, tid: self.parks.get(tid),
+            known_ns=lambda park: max(park.last_seen_ns, park.between_ns),
             gauges=lambda _pid: self.gauges,
             stem=lambda pid: f"/tmp/{pid}",
             long_park_ns=200 * MS,

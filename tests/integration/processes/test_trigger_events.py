@@ -77,8 +77,10 @@ def test_a_stalled_loop_a_deadlock_memory_and_threads_are_noticed(folder: Path) 
     assert (waits[first], waits[second]) == (second, first)
 
 
-def lock_ends(watch: Watched) -> list[Event]:
-    return [event for event in watch.events("park_end") if event.kind == "lock"]
+def wait_for_ends(watch: Watched, count: int) -> None:
+    wait_until(
+        lambda: sum(event.kind == "lock" for event in watch.events("park_end")) >= count, "ends"
+    )
 
 
 def test_each_process_has_its_own_cooldown_and_its_own_files(
@@ -102,7 +104,7 @@ def test_each_process_has_its_own_cooldown_and_its_own_files(
         for count in (1, 2):
             for watch in watches:
                 watch.tell("park 0.6")
-            wait_until(lambda n=count: len(lock_ends(watches[0])) >= 2 * n, "ends")
+            wait_for_ends(watches[0], 2 * count)
         watches[0].wait_for("action", 2, status="done")
     assert sorted(path.name for path in folder.iterdir()) == sorted(
         f"parkscope-{pid}-1.stacks.json" for pid in pids

@@ -109,6 +109,10 @@ class Pipeline:
         """The park that a thread is in, None when none is known of (do not change it)."""
         return self._detector.park_of(pid, tid)
 
+    def known_ns(self, park: Park) -> int:
+        """Until when an open park is known to have lasted."""
+        return self._detector.known_ns(park)
+
     @property
     def counters(self) -> Counters:
         """Totals so far."""
@@ -340,7 +344,7 @@ class Pipeline:
             self._now_ns = max(self._now_ns, last.now_ns)
             self._pass_on(last)
         if self._reaction is not None:
-            self._tell(self._reaction.finish(self._now_ns))
+            self._tell(self._reaction.finish(self._now_ns, patient=self._why != "stopped"))
         self._detector.finish(self._now_ns)
         self._store(self._detector.take())
         self._emit(self._accountant.losses(self._now_ns, at_once=True))

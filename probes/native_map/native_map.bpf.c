@@ -303,7 +303,7 @@ static __always_inline struct ps_map_site *ps_map_site_of(void *ctx)
     u32 number = bpf_get_attach_cookie(ctx);
     u64 *hits = ps_map_hits.lookup(&number);
     if (hits)
-        *hits += 1;
+        __sync_fetch_and_add(hits, 1); /* a thread may be preempted here */
     return ps_map_sites.lookup(&number);
 }
 

@@ -23,6 +23,7 @@ SORTS = ("time", "name", "tid")
 _NEWS_LINES = 2
 _MAP_LINES = 3
 _NEWS_NS = 15_000_000_000
+_BREAKERS = 2
 _NARROW = 64
 _WIDE = 96
 """Columns from which there is room to say who has it, too."""
@@ -115,6 +116,8 @@ def _state_line(snapshot: LiveSnapshot) -> Text:
     text.append(f"{units.number(stuck)} stuck", style="bold red" if stuck else "green")
     text.append(f" · {units.number(idle)} idle · {units.plural(int(threads), 'thread')}")
     text.append(f" · {totals.found(snapshot.totals)}", style="dim")
+    for name, state in snapshot.breakers[:_BREAKERS]:
+        text.append(f" · {terminal(name, 40)} {terminal(state, 10)}", style="yellow")
     return text
 
 
@@ -199,8 +202,9 @@ def _news(snapshot: LiveSnapshot) -> list[Text]:
     recent = [event for event in snapshot.news if event.ts_ns >= oldest_ns]
     # A deadlock does not grow old.
     lasting = [event for event in snapshot.news if event.event == "deadlock"][-1:]
-    latest = [*(one for one in lasting if one not in recent), *recent][-_NEWS_LINES:]
-    return [Text(f"! {line(event, _NEWS_STYLE)}", style="yellow") for event in latest]
+    latest = [*(one for one in lasting if one not in recent), *recent]
+    said = [text for event in latest if (text := line(event, _NEWS_STYLE)) is not None]
+    return [Text(f"! {text}", style="yellow") for text in said[-_NEWS_LINES:]]
 
 
 def _footer(snapshot: LiveSnapshot, state: ViewState) -> list[Text]:

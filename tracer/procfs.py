@@ -15,6 +15,7 @@ from pathlib import Path
 from probes.errors import NoSuchProcess, PermissionDenied, TargetGone
 
 MAX_MAPS_BYTES = 64 << 20
+_PAGE = os.sysconf("SC_PAGE_SIZE")
 _PF_KTHREAD = 0x00200000  # include/linux/sched.h
 _SYSCALL_WORDS = 9
 _FUTEX_COMMAND = 0x7F  # ~(FUTEX_PRIVATE_FLAG | FUTEX_CLOCK_REALTIME), include/uapi/linux/futex.h
@@ -24,6 +25,9 @@ _QUIET_SIGNALS = (2, 4, 6, 7, 8, 11, 32, 33)  # INT, ILL, ABRT, BUS, FPE, SEGV, 
 _MAPPING = re.compile(
     rb"^([0-9a-f]+)-([0-9a-f]+) (....) ([0-9a-f]+) ([0-9a-f]+):([0-9a-f]+) (\d+) *(.*)$",
     re.MULTILINE,
+)
+_CODE = re.compile(
+    rb"^[0-9a-f]+-[0-9a-f]+ ..x. [0-9a-f]+ ([0-9a-f]+):([0-9a-f]+) ([1-9]\d*) +(.*)$", re.MULTILINE
 )
 
 
@@ -130,6 +134,16 @@ def process_state(pid: int) -> ProcessState:
     )
 
 
+def figures(pid: int) -> dict[str, int]:
+    """``rss`` (resident bytes) and ``threads`` of a process; empty when it has gone."""
+    try:
+        text = _read(pid, "stat", 4096)
+    except (NoSuchProcess, PermissionDenied):
+        return {}
+    fields = text[text.rindex(b")") + 2 :].split()
+    return {"rss": int(fields[21]) * _PAGE, "threads": int(fields[17])}
+
+
 def thread_group(pid: int) -> int:
     """The process that ``pid`` belongs to (a TID opens /proc/TID too). Raises NoSuchProcess."""
     found = re.search(rb"^Tgid:\s*(\d+)", _read(pid, "status", 65536), re.MULTILINE)
@@ -157,6 +171,17 @@ def mappings(pid: int) -> list[Mapping]:
         )
         for found in _MAPPING.finditer(text)
     ]
+
+
+def code_files(pid: int) -> set[tuple[str, int, int]]:
+    """Path, device and inode of files that are mapped to be executed; cheaper than ``mappings``.
+
+    Raises NoSuchProcess, PermissionDenied.
+    """
+    return {
+        (os.fsdecode(path), os.makedev(int(major, 16), int(minor, 16)), int(inode))
+        for major, minor, inode, path in _CODE.findall(_read(pid, "maps", MAX_MAPS_BYTES))
+    }
 
 
 def thread_ids(pid: int) -> set[int]:

@@ -192,7 +192,6 @@ struct thread {
     pid_t tid;
     bool held;       /* in a ptrace stop of ours */
     bool trapped;    /* … that is our own interrupt, so that it may be made to inject */
-    bool filtered;   /* seccomp */
     int signal;      /* a signal that it was about to get: handed on at the release */
 };
 struct threads {

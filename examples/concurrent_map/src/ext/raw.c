@@ -1,0 +1,380 @@
+/* For tests: RawMap is the same table with integers instead of objects, so that C loops can
+ * use it with the GIL released and threads really overlap. Integers stand as themselves in
+ * the places of the pointers; each value carries its key, so that walkers can tell. */
+#include "module.h"
+
+#include <stddef.h>
+#include <structmember.h>
+#include <time.h>
+
+typedef struct {
+    PyObject_HEAD
+    uint64_t steps;
+    _Atomic uint64_t next;
+} RawCursors;
+
+static inline void *word(uint64_t number)
+{
+    return (void *)(uintptr_t)number;
+}
+
+static inline uint64_t number_of(const void *pointer)
+{
+    return (uint64_t)(uintptr_t)pointer;
+}
+
+/* xorshift64*: Vigna, "An experimental exploration of Marsaglia's xorshift generators". */
+static uint64_t dice(uint64_t *state)
+{
+    *state ^= *state >> 12;
+    *state ^= *state << 25;
+    *state ^= *state >> 27;
+    return *state * UINT64_C(2685821657736338717);
+}
+
+static uint64_t now_ns(void)
+{
+    struct timespec time;
+    clock_gettime(CLOCK_MONOTONIC, &time);
+    return (uint64_t)time.tv_sec * 1000000000u + (uint64_t)time.tv_nsec;
+}
+
+/* Keys are stored raised by one: 0 is «not there». */
+static int raw_enter(cm_map *map, uint64_t key, cmap_place *place)
+{
+    place->query = (cm_query){.hash = cm_mix(key + 1), .key = word(key + 1)};
+    place->shard = cm_shard_of(map, place->query.hash);
+    cm_enter(map, place->shard); /* a raw map's waits do not fail */
+    place->bucket = cm_bucket_of(map, place->shard->dir, place->query.hash);
+    return cm_find(map, place->bucket, &place->query);
+}
+
+static uint64_t raw_value(const cmap_place *place, int at)
+{
+    return at >= 0 ? number_of(place->bucket->entry[at].value) : 0;
+}
+
+static void raw_put(cm_map *map, cmap_place *place, int at, uint64_t value, cm_garbage *garbage)
+{
+    cm_put(map, place->shard, &place->query, at, word(value), garbage);
+}
+
+enum { LOAD, STORE, LOAD_OR_STORE, LOAD_AND_DELETE, SWAP, COMPARE_AND_DELETE, OPERATIONS };
+
+/* One operation; values are not 0. What it found (0: nothing), or whether it was done. */
+static uint64_t perform(cm_map *map, int operation, uint64_t key, uint64_t value,
+                        uint64_t expected)
+{
+    cm_garbage garbage = {0};
+    cmap_place place;
+    int at = raw_enter(map, key, &place);
+    uint64_t there = raw_value(&place, at), result = there;
+    int matches = there != 0 && there == expected;
+    if (operation == STORE || (operation == LOAD_OR_STORE && there == 0) ||
+        (operation == SWAP && matches))
+        raw_put(map, &place, at, value, &garbage);
+    if ((operation == LOAD_AND_DELETE && there != 0) ||
+        (operation == COMPARE_AND_DELETE && matches))
+        cm_remove(map, place.shard, place.query.hash, at, &garbage);
+    if (operation == SWAP || operation == COMPARE_AND_DELETE)
+        result = (uint64_t)matches;
+    if (operation == STORE)
+        result = 0;
+    cm_leave(map, place.shard);
+    cm_drop(map, &garbage);
+    return result;
+}
+
+/* Key in the lower half, a number of its own in the upper one. */
+static uint64_t value_for(uint64_t key, uint64_t serial)
+{
+    return serial << 32 | (key + 1);
+}
+
+static PyObject *raw_churn(MapObject *self, PyObject *args)
+{
+    unsigned long long seed, operations, keys, store, erase, found = 0;
+    if (!PyArg_ParseTuple(args, "KKKKK:churn", &seed, &operations, &keys, &store, &erase))
+        return NULL;
+    Py_BEGIN_ALLOW_THREADS
+    uint64_t state = seed * 2 + 1;
+    for (uint64_t i = 1; i <= operations; i++) {
+        uint64_t key = (dice(&state) >> 16) % keys, roll = (dice(&state) >> 16) % 100;
+        int operation = roll < store ? STORE : roll < store + erase ? LOAD_AND_DELETE : LOAD;
+        uint64_t got = perform(self->map, operation, key, value_for(key, i), 0);
+        found += operation == LOAD && got != 0;
+    }
+    Py_END_ALLOW_THREADS
+    return PyLong_FromUnsignedLongLong(found);
+}
+
+typedef struct {
+    uint64_t operation, key, value, expected, result, began, ended;
+} Step;
+
+static void record(cm_map *map, uint64_t seed, Step *steps, uint64_t count, uint64_t keys,
+                   uint64_t *seen)
+{
+    uint64_t state = seed * 2 + 1;
+    for (uint64_t i = 0; i < count; i++) {
+        Step *step = &steps[i];
+        step->operation = (dice(&state) >> 16) % OPERATIONS;
+        step->key = (dice(&state) >> 16) % keys;
+        step->value = value_for(step->key, seed << 24 | (i + 1));
+        step->expected = seen[step->key] != 0 ? seen[step->key] : step->value;
+        step->began = now_ns();
+        step->result = perform(map, (int)step->operation, step->key, step->value,
+                               step->expected);
+        step->ended = now_ns();
+        if (step->operation <= LOAD_OR_STORE && step->operation != STORE && step->result != 0)
+            seen[step->key] = step->result;
+    }
+}
+
+static PyObject *listed(const Step *steps, uint64_t count)
+{
+    PyObject *list = PyList_New((Py_ssize_t)count);
+    for (uint64_t i = 0; list != NULL && i < count; i++) {
+        const Step *s = &steps[i];
+        PyObject *tuple = Py_BuildValue("(KKKKKKK)", s->operation, s->key, s->value, s->expected,
+                                        s->result, s->began, s->ended);
+        if (tuple == NULL)
+            Py_CLEAR(list);
+        else
+            PyList_SET_ITEM(list, (Py_ssize_t)i, tuple);
+    }
+    return list;
+}
+
+static PyObject *raw_record(MapObject *self, PyObject *args)
+{
+    unsigned long long seed, operations, keys;
+    if (!PyArg_ParseTuple(args, "KKK:record", &seed, &operations, &keys))
+        return NULL;
+    Step *steps = PyMem_RawCalloc(operations + 1, sizeof *steps);
+    uint64_t *seen = PyMem_RawCalloc(keys + 1, sizeof *seen);
+    PyObject *list = NULL;
+    if (steps == NULL || seen == NULL) {
+        PyErr_NoMemory();
+    } else {
+        Py_BEGIN_ALLOW_THREADS
+        record(self->map, seed, steps, operations, keys, seen);
+        Py_END_ALLOW_THREADS
+        list = listed(steps, operations);
+    }
+    PyMem_RawFree(seen);
+    PyMem_RawFree(steps);
+    return list;
+}
+
+/* One whole range; its outcome, or -1 when an entry was not one that anybody stored. */
+static int walk_once(cm_map *map, int mode, uint64_t *items)
+{
+    cm_walk walk;
+    cm_view *view = mode >= CM_SNAPSHOT ? cm_view_open(map) : NULL;
+    if (mode >= CM_SNAPSHOT && view == NULL)
+        return CM_ERROR;
+    cm_walk_begin(&walk, map, mode, view);
+    int got, sound = 1;
+    while ((got = cm_walk_next(&walk)) == 1) {
+        const cm_entry *entry = &walk.bucket->entry[walk.at++];
+        walk.items++;
+        sound &= number_of(entry->key) == (uint32_t)number_of(entry->value) &&
+                 entry->hash == cm_mix(number_of(entry->key));
+    }
+    int outcome = got == 0 ? CM_COMPLETE : got == CM_STALE ? CM_WAS_STALE : CM_ERROR;
+    *items += walk.items;
+    cm_walk_end(&walk, outcome);
+    return sound ? outcome : -1;
+}
+
+static PyObject *raw_walk(MapObject *self, PyObject *args)
+{
+    int mode;
+    unsigned long long rounds;
+    uint64_t items = 0, outcomes[CM_OUTCOMES] = {0}, broken = 0;
+    if (!PyArg_ParseTuple(args, "iK:walk", &mode, &rounds))
+        return NULL;
+    Py_BEGIN_ALLOW_THREADS
+    for (uint64_t i = 0; i < rounds; i++) {
+        int outcome = walk_once(self->map, mode, &items);
+        if (outcome < 0)
+            broken++;
+        else
+            outcomes[outcome]++;
+    }
+    Py_END_ALLOW_THREADS
+    if (broken > 0)
+        return PyErr_Format(PyExc_RuntimeError, "%llu walks met an entry that nobody stored",
+                            (unsigned long long)broken);
+    return Py_BuildValue("KKK", outcomes[CM_COMPLETE], outcomes[CM_WAS_STALE], items);
+}
+
+/* What a view holds, as one number. */
+static uint64_t digest(cm_map *map, cm_view *view, uint64_t *items)
+{
+    cm_walk walk;
+    uint64_t sum = 0;
+    atomic_fetch_add(&view->refs, 1);
+    cm_walk_begin(&walk, map, CM_SNAPSHOT, view);
+    while (cm_walk_next(&walk) == 1) {
+        const cm_entry *entry = &walk.bucket->entry[walk.at++];
+        walk.items++;
+        sum += cm_mix(number_of(entry->key) * 31 + number_of(entry->value));
+    }
+    *items = walk.items;
+    cm_walk_end(&walk, CM_COMPLETE);
+    return sum;
+}
+
+static PyObject *raw_snapshots(MapObject *self, PyObject *args)
+{
+    unsigned long long rounds, differing = 0;
+    if (!PyArg_ParseTuple(args, "K:snapshots", &rounds))
+        return NULL;
+    Py_BEGIN_ALLOW_THREADS
+    for (uint64_t i = 0; i < rounds; i++) {
+        uint64_t first = 0, second = 0;
+        cm_view *view = cm_view_open(self->map);
+        if (view == NULL)
+            continue;
+        uint64_t sum = digest(self->map, view, &first);
+        differing += sum != digest(self->map, view, &second) || first != second ||
+                     first != view->entries;
+        cm_view_release(view);
+    }
+    Py_END_ALLOW_THREADS
+    return PyLong_FromUnsignedLongLong(differing);
+}
+
+static PyObject *raw_hold(MapObject *self, PyObject *args)
+{
+    unsigned int shard, milliseconds;
+    if (!PyArg_ParseTuple(args, "II:hold", &shard, &milliseconds))
+        return NULL;
+    if (shard >= self->map->shards) {
+        PyErr_SetString(PyExc_IndexError, "no such shard");
+        return NULL;
+    }
+    Py_BEGIN_ALLOW_THREADS
+    struct timespec time = {milliseconds / 1000, milliseconds % 1000 * 1000000L};
+    cm_enter(self->map, &self->map->shard[shard]);
+    nanosleep(&time, NULL);
+    cm_leave(self->map, &self->map->shard[shard]);
+    Py_END_ALLOW_THREADS
+    Py_RETURN_NONE;
+}
+
+static PyObject *raw_advance(MapObject *self, PyObject *group)
+{
+    uint64_t won = 0, lost = 0;
+    if (!Py_IS_TYPE(group, self->state->raw_cursors)) {
+        PyErr_SetString(PyExc_TypeError, "advance() takes a RawCursors");
+        return NULL;
+    }
+    RawCursors *cursors = (RawCursors *)group;
+    Py_BEGIN_ALLOW_THREADS
+    uint64_t expected;
+    while ((expected = atomic_load(&cursors->next)) < cursors->steps) {
+        if (atomic_compare_exchange_strong(&cursors->next, &expected, expected + 1)) {
+            won++;
+        } else {
+            lost++;
+            cm_retried(self->map, 0, CM_RETRY_CURSOR);
+        }
+    }
+    Py_END_ALLOW_THREADS
+    return Py_BuildValue("KK", won, lost);
+}
+
+/* --- the types -------------------------------------------------------------------------- */
+
+static PyObject *raw_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
+{
+    static char *words[] = {"name", "shards", NULL};
+    PyObject *name = Py_None;
+    Py_ssize_t shards = 16;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "|$On:RawMap", words, &name, &shards))
+        return NULL;
+    return (PyObject *)cmap_map_new(type, name, shards, 0, 1);
+}
+
+static void raw_dealloc(MapObject *self)
+{
+    PyTypeObject *type = Py_TYPE(self);
+    if (self->map != NULL)
+        cm_map_free(self->map);
+    Py_CLEAR(self->name);
+    type->tp_free(self);
+    Py_DECREF(type);
+}
+
+static Py_ssize_t raw_length(MapObject *self)
+{
+    return (Py_ssize_t)cm_map_entries(self->map);
+}
+
+static PyMemberDef raw_members[] = {
+    {"name", T_OBJECT_EX, offsetof(MapObject, name), READONLY, NULL},
+    {NULL, 0, 0, 0, NULL},
+};
+
+static PyMethodDef raw_methods[] = {
+    {"churn", (PyCFunction)raw_churn, METH_VARARGS, NULL},
+    {"record", (PyCFunction)raw_record, METH_VARARGS, NULL},
+    {"walk", (PyCFunction)raw_walk, METH_VARARGS, NULL},
+    {"snapshots", (PyCFunction)raw_snapshots, METH_VARARGS, NULL},
+    {"hold", (PyCFunction)raw_hold, METH_VARARGS, NULL},
+    {"advance", (PyCFunction)raw_advance, METH_O, NULL},
+    {"stats", (PyCFunction)cmap_stats, METH_NOARGS, NULL},
+    {NULL, NULL, 0, NULL},
+};
+
+static PyType_Slot raw_slots[] = {
+    {Py_tp_doc, "For tests: integers, and C loops with the GIL released."},
+    {Py_tp_new, raw_new},
+    {Py_tp_dealloc, raw_dealloc},
+    {Py_tp_methods, raw_methods},
+    {Py_tp_members, raw_members},
+    {Py_mp_length, raw_length},
+    {0, NULL},
+};
+
+PyType_Spec cmap_raw_spec = {
+    .name = "concurrent_map._core.RawMap",
+    .basicsize = sizeof(MapObject),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_IMMUTABLETYPE,
+    .slots = raw_slots,
+};
+
+static PyObject *raw_cursors_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
+{
+    static char *words[] = {"", NULL};
+    unsigned long long steps;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "K:RawCursors", words, &steps))
+        return NULL;
+    RawCursors *self = (RawCursors *)type->tp_alloc(type, 0);
+    if (self != NULL)
+        self->steps = steps;
+    return (PyObject *)self;
+}
+
+static void raw_cursors_dealloc(PyObject *self)
+{
+    PyTypeObject *type = Py_TYPE(self);
+    type->tp_free(self);
+    Py_DECREF(type);
+}
+
+static PyType_Slot raw_cursors_slots[] = {
+    {Py_tp_new, raw_cursors_new},
+    {Py_tp_dealloc, raw_cursors_dealloc},
+    {0, NULL},
+};
+
+PyType_Spec cmap_raw_cursors_spec = {
+    .name = "concurrent_map._core.RawCursors",
+    .basicsize = sizeof(RawCursors),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_IMMUTABLETYPE,
+    .slots = raw_cursors_slots,
+};

@@ -1,0 +1,1 @@
+"""Programs, each with one hazard of a map that others write to while it is walked."""

@@ -279,7 +279,7 @@ def _image(
             Segment(start, end, offset, writable, path_of(path))
             for start, end, offset, writable, path in answer["segments"]
         )
-        return Image(memfd, answer["size"], segments, facts)
+        return Image(memfd, answer["size"], segments, facts, in_memory=True)
     except BaseException:
         os.close(memfd)
         raise

@@ -345,6 +345,7 @@ static int work(bool cleaning) {
     if (status && !cleaning)
         send_error(error_code, error_text);
     atomic_store(&shared->sent, 1);
+    store_close();
     return status ? 1 : 0;
 }
 

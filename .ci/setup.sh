@@ -213,12 +213,11 @@ map_key() {
         LC_ALL=C sort -z | xargs -0 sha256sum | sha256sum)
 }
 
-# What an extension is compiled with. The probes do not need systemtap-sdt-dev.
 need_headers() {
     local include
     include=$("$python" -c 'import sysconfig; print(sysconfig.get_path("include"))')
-    [ ! -e "$include/Python.h" ] || return 0
-    may_install && apt_install "compiles the example's concurrent map" python3-dev || return 0
+    [ ! -e "$include/Python.h" ] && may_install || return 0
+    apt_install "the example's concurrent map is written in C" python3-dev || return 0
 }
 
 # install_map FOR_WHAT: the C extension of examples/concurrent_map, into the environment. Made

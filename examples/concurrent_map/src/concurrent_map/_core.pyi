@@ -21,7 +21,7 @@ What: TypeAlias = Literal["items", "keys", "values"]
 Change: TypeAlias = tuple[int, Literal["store", "delete", "clear"], Any, Any]
 
 HAS_PROBES: bool
-"""Whether the USDT probes were compiled in (<sys/sdt.h> was there)."""
+"""Whether the USDT probes were compiled in: on x86-64 and aarch64."""
 
 def probe_breaker(map: Map[Any, Any], old: int, new: int, failures: int, samples: int, /) -> None:
     """Fire the USDT probe ``breaker``(map, old, new, failures, samples), and nothing else.
@@ -138,7 +138,7 @@ class Map(Generic[K, V]):
         """All changes after ``since_version``, in their order: (version, operation, key, value).
 
         Raises HistoryLostError when some of them are no longer in the bounded history
-        (``ConcurrentMap(history=N)``), ValueError for a version that is yet to come.
+        (``ConcurrentMap(history=N)``), ValueError for a version that there is not yet.
         """
 
     def stats(self) -> Stats: ...

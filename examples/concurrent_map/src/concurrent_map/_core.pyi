@@ -239,6 +239,9 @@ class RawMap:
         ``store`` and ``delete`` of 100 are such writes, the rest are loads.
         """
 
+    def gate(self, threads: int, /) -> None:
+        """The next so many threads that record wait for each other before they begin."""
+
     def record(self, seed: int, operations: int, keys: int, /) -> list[tuple[int, ...]]:
         """Random operations with their times.
 

@@ -3,6 +3,7 @@
  * the places of the pointers; each value carries its key, so that walkers can tell. */
 #include "raw.h"
 
+#include <sched.h>
 #include <structmember.h>
 #include <time.h>
 
@@ -21,13 +22,15 @@ static uint64_t raw_value(const cmap_place *place, int at)
 }
 
 uint64_t cmap_raw_perform(cm_map *map, int operation, uint64_t key, uint64_t value,
-                          uint64_t expected, uint64_t *version)
+                          uint64_t expected, int linger, uint64_t *version)
 {
     cm_garbage garbage = {0};
     cmap_place place;
     int at = raw_enter(map, key, &place);
     uint64_t there = raw_value(&place, at), result = there;
     int matches = there != 0 && there == expected;
+    if (linger)
+        sched_yield();
     *version = 0;
     if (operation == STORE || (operation == LOAD_OR_STORE && there == 0) ||
         (operation == SWAP && matches))
@@ -55,7 +58,7 @@ static PyObject *raw_churn(MapObject *self, PyObject *args)
         uint64_t key = (cmap_dice(&state) >> 16) % keys, roll = (cmap_dice(&state) >> 16) % 100;
         int operation = roll < store ? STORE : roll < store + erase ? LOAD_AND_DELETE : LOAD;
         uint64_t got = cmap_raw_perform(self->map, operation, key, cmap_value_for(key, i), 0,
-                                        &version);
+                                        0, &version);
         found += operation == LOAD && got != 0;
     }
     Py_END_ALLOW_THREADS
@@ -216,6 +219,7 @@ static PyMemberDef raw_members[] = {
 
 static PyMethodDef raw_methods[] = {
     {"churn", (PyCFunction)raw_churn, METH_VARARGS, NULL},
+    {"gate", (PyCFunction)cmap_raw_gate, METH_O, NULL},
     {"record", (PyCFunction)cmap_raw_record, METH_VARARGS, NULL},
     {"record_clear", (PyCFunction)cmap_raw_record_clear, METH_NOARGS, NULL},
     {"record_walks", (PyCFunction)cmap_raw_record_walks, METH_VARARGS, NULL},
@@ -240,7 +244,7 @@ static PyType_Slot raw_slots[] = {
 
 PyType_Spec cmap_raw_spec = {
     .name = "concurrent_map._core.RawMap",
-    .basicsize = sizeof(MapObject),
+    .basicsize = sizeof(RawMap),
     .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_IMMUTABLETYPE,
     .slots = raw_slots,
 };

@@ -7,6 +7,11 @@
 #include <stddef.h>
 
 typedef struct {
+    MapObject base;
+    _Atomic uint64_t expected, arrived; /* at the gate: see raw_history.c */
+} RawMap;
+
+typedef struct {
     PyObject_HEAD
     uint64_t steps;
     _Atomic uint64_t next;
@@ -48,11 +53,13 @@ static inline cm_query cmap_raw_query(uint64_t key)
 }
 
 /* One operation; values are not 0. What it found (0: nothing), or whether it was done; in
- * `version` that of its change, 0 when it changed nothing. */
+ * `version` that of its change, 0 when it changed nothing. `linger`: yield the core between
+ * the look and the change, where a lock that does not lock shows. */
 uint64_t cmap_raw_perform(cm_map *map, int operation, uint64_t key, uint64_t value,
-                          uint64_t expected, uint64_t *version);
+                          uint64_t expected, int linger, uint64_t *version);
 
 /* --- raw_history.c --- */
+PyObject *cmap_raw_gate(MapObject *self, PyObject *threads);
 PyObject *cmap_raw_record(MapObject *self, PyObject *args);
 PyObject *cmap_raw_record_clear(MapObject *self, PyObject *ignored);
 PyObject *cmap_raw_record_walks(MapObject *self, PyObject *args);

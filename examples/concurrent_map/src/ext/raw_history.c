@@ -1,8 +1,13 @@
 /* For tests: what threads did to a raw map, and when, as histories to be checked. The loops
- * run with the GIL released; nothing is allocated for Python before they have ended. */
+ * run with the GIL released; nothing is allocated for Python before they have ended. They
+ * begin at one moment (the gate) and yield their core now and then in the middle of things,
+ * so that they overlap there, too, where there are few cores and much else to do. */
 #include "raw.h"
 
+#include <sched.h>
 #include <time.h>
+
+enum { UNTIL_YIELD = 32, PATIENCE_NS = 1000000000 };
 
 /* CLOCK_MONOTONIC, which time.monotonic_ns() reads, too. */
 static uint64_t now_ns(void)
@@ -10,6 +15,29 @@ static uint64_t now_ns(void)
     struct timespec time;
     clock_gettime(CLOCK_MONOTONIC, &time);
     return (uint64_t)time.tv_sec * 1000000000u + (uint64_t)time.tv_nsec;
+}
+
+/* --- the gate ---------------------------------------------------------------------------- */
+
+/* The next so many recorders wait for each other. */
+PyObject *cmap_raw_gate(MapObject *self, PyObject *threads)
+{
+    unsigned long long expected = PyLong_AsUnsignedLongLong(threads);
+    if (expected == (unsigned long long)-1 && PyErr_Occurred())
+        return NULL;
+    atomic_store(&((RawMap *)self)->arrived, 0);
+    atomic_store(&((RawMap *)self)->expected, expected);
+    Py_RETURN_NONE;
+}
+
+/* Without the GIL. Who is late is not waited for: the history is as good without it. */
+static void pass_gate(MapObject *self)
+{
+    RawMap *raw = (RawMap *)self;
+    uint64_t deadline = now_ns() + PATIENCE_NS;
+    atomic_fetch_add(&raw->arrived, 1);
+    while (atomic_load(&raw->arrived) < atomic_load(&raw->expected) && now_ns() < deadline)
+        sched_yield();
 }
 
 /* --- single keys ----------------------------------------------------------------------- */
@@ -30,7 +58,7 @@ static void record(cm_map *map, uint64_t seed, Step *steps, uint64_t count, uint
         step->expected = seen[step->key] != 0 ? seen[step->key] : step->value;
         step->began = now_ns();
         step->result = cmap_raw_perform(map, (int)step->operation, step->key, step->value,
-                                        step->expected, &step->version);
+                                        step->expected, i % UNTIL_YIELD == 0, &step->version);
         step->ended = now_ns();
         if (step->operation <= LOAD_OR_STORE && step->operation != STORE && step->result != 0)
             seen[step->key] = step->result;
@@ -64,6 +92,7 @@ PyObject *cmap_raw_record(MapObject *self, PyObject *args)
         PyErr_NoMemory();
     } else {
         Py_BEGIN_ALLOW_THREADS
+        pass_gate(self);
         record(self->map, seed, steps, operations, keys, seen);
         Py_END_ALLOW_THREADS
         list = listed(steps, operations);
@@ -78,6 +107,7 @@ PyObject *cmap_raw_record_clear(MapObject *self, PyObject *ignored)
     (void)ignored;
     uint64_t began, ended, version;
     Py_BEGIN_ALLOW_THREADS
+    pass_gate(self);
     began = now_ns();
     version = cm_map_clear(self->map);
     ended = now_ns();
@@ -146,6 +176,8 @@ static int walk_all(cm_walk *walk, Pairs *items)
     while ((got = cm_walk_next(walk)) == 1) {
         add_entry(items, &walk->bucket->entry[walk->at++]);
         walk->items++;
+        if (walk->items % UNTIL_YIELD == 0)
+            sched_yield();
     }
     return got == 0 ? CM_COMPLETE : got == CM_STALE ? CM_WAS_STALE : CM_ERROR;
 }
@@ -163,6 +195,7 @@ static void walk(cm_map *map, int mode, uint64_t keys, Walked *walked)
         return;
     }
     walked->version = view != NULL ? view->version : 0;
+    sched_yield();
     for (uint64_t key = 0; view != NULL && key < keys; key++)
         load_from(map, view, key, &walked->loads);
     cm_walk_begin(&walk, map, mode, view);
@@ -208,6 +241,7 @@ PyObject *cmap_raw_record_walks(MapObject *self, PyObject *args)
     if (walks == NULL)
         return PyErr_NoMemory();
     Py_BEGIN_ALLOW_THREADS
+    pass_gate(self);
     for (uint64_t i = 0; i < rounds; i++)
         walk(self->map, mode, keys, &walks[i]);
     Py_END_ALLOW_THREADS
@@ -239,6 +273,8 @@ PyObject *cmap_raw_drain(MapObject *self, PyObject *group)
         const cm_bucket *bucket = cm_view_step(cursors->view, step);
         for (uint32_t i = 0; bucket != NULL && i < bucket->count; i++)
             add_entry(&items, &bucket->entry[i]);
+        if (won % UNTIL_YIELD == 0)
+            sched_yield();
     }
     Py_END_ALLOW_THREADS
     PyObject *answer = NULL;

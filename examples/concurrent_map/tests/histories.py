@@ -19,7 +19,7 @@ from itertools import accumulate
 from typing import NamedTuple
 
 ABSENT = 0
-LOAD, STORE, LOAD_OR_STORE, LOAD_AND_DELETE, SWAP, COMPARE_AND_DELETE, CLEAR = range(7)
+LOAD, STORE, LOAD_OR_STORE, LOAD_AND_DELETE, SWAP, COMPARE_AND_DELETE = range(6)
 WEAK, STRICT, SNAPSHOT, VIEW = range(4)
 COMPLETE, STOPPED, STALE, ERROR = range(4)
 

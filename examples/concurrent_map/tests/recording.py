@@ -75,7 +75,7 @@ def _said(counts: Counter[str], wrong: Sequence[object]) -> None:
 def recorded_calls(seed: int, operations: int, *, shards: int = 2) -> list[Call]:
     """Random calls of all threads on few keys of one raw map."""
     raw = RawMap(shards=shards)
-    raw.gate(THREADS)
+    raw.gate(THREADS, 32)
     seeds = range(seed * THREADS + 1, seed * THREADS + THREADS + 1)
     works = [partial(raw.record, one, operations, FEW_KEYS) for one in seeds]
     return [Call(*call) for calls in together(works) for call in calls]
@@ -119,8 +119,9 @@ def recorded_walks(
     seed: int, operations: int, walks: int
 ) -> tuple[Timeline, list[Walk], list[tuple[int, list[tuple[int, int]]]], RawMap]:
     """Two writers, and beside them walkers of all modes, clear(), and shared steps."""
-    keys = MANY_KEYS
-    raw = RawMap(shards=1 << seed % 4)
+    narrow = seed % 2 == 0
+    keys, pace = (FEW_KEYS, 1) if narrow else (MANY_KEYS, 32)
+    raw = RawMap(shards=1 << seed // 2 % 4)
     raw.record(0, 2, 1)  # so that no version is 0
     works: list[Callable[[], Any]] = [
         partial(raw.record, number, operations >> seed % 3, keys)
@@ -130,7 +131,7 @@ def recorded_walks(
         partial(raw.record_walks, mode, walks, 40) for mode in (WEAK, STRICT, SNAPSHOT, VIEW)
     ]
     works += [partial(_cleared, raw, 3), partial(_shared_out, raw, walks // 8)]
-    raw.gate(len(works) - 1)
+    raw.gate(len(works) - 1, pace)
     *recorded, clears, shared = together(works)
     history = [Call(*call) for part in recorded[:2] for call in part]
     return Timeline(history, clears), [Walk(*w) for part in recorded[2:] for w in part], shared, raw

@@ -239,8 +239,12 @@ class RawMap:
         ``store`` and ``delete`` of 100 are such writes, the rest are loads.
         """
 
-    def gate(self, threads: int, /) -> None:
-        """The next so many threads that record wait for each other before they begin."""
+    def gate(self, threads: int, pace: int, /) -> None:
+        """The next so many threads that record wait for each other before they begin.
+
+        From then on each yields its core after ``pace`` operations or items, operations in
+        their middle: so they overlap there where cores are few (0: never).
+        """
 
     def record(self, seed: int, operations: int, keys: int, /) -> list[tuple[int, ...]]:
         """Random operations with their times.

@@ -219,7 +219,7 @@ static PyMemberDef raw_members[] = {
 
 static PyMethodDef raw_methods[] = {
     {"churn", (PyCFunction)raw_churn, METH_VARARGS, NULL},
-    {"gate", (PyCFunction)cmap_raw_gate, METH_O, NULL},
+    {"gate", (PyCFunction)cmap_raw_gate, METH_VARARGS, NULL},
     {"record", (PyCFunction)cmap_raw_record, METH_VARARGS, NULL},
     {"record_clear", (PyCFunction)cmap_raw_record_clear, METH_NOARGS, NULL},
     {"record_walks", (PyCFunction)cmap_raw_record_walks, METH_VARARGS, NULL},

@@ -8,7 +8,7 @@
 
 typedef struct {
     MapObject base;
-    _Atomic uint64_t expected, arrived; /* at the gate: see raw_history.c */
+    _Atomic uint64_t expected, arrived, pace; /* see «the gate» in raw_history.c */
 } RawMap;
 
 typedef struct {
@@ -59,7 +59,7 @@ uint64_t cmap_raw_perform(cm_map *map, int operation, uint64_t key, uint64_t val
                           uint64_t expected, int linger, uint64_t *version);
 
 /* --- raw_history.c --- */
-PyObject *cmap_raw_gate(MapObject *self, PyObject *threads);
+PyObject *cmap_raw_gate(MapObject *self, PyObject *args);
 PyObject *cmap_raw_record(MapObject *self, PyObject *args);
 PyObject *cmap_raw_record_clear(MapObject *self, PyObject *ignored);
 PyObject *cmap_raw_record_walks(MapObject *self, PyObject *args);

@@ -7,7 +7,7 @@
 #include <sched.h>
 #include <time.h>
 
-enum { UNTIL_YIELD = 32, PATIENCE_NS = 1000000000 };
+enum { PATIENCE_NS = 1000000000 };
 
 /* CLOCK_MONOTONIC, which time.monotonic_ns() reads, too. */
 static uint64_t now_ns(void)
@@ -19,25 +19,34 @@ static uint64_t now_ns(void)
 
 /* --- the gate ---------------------------------------------------------------------------- */
 
-/* The next so many recorders wait for each other. */
-PyObject *cmap_raw_gate(MapObject *self, PyObject *threads)
+/* The next so many recorders wait for each other; from then on they yield after each `pace`
+ * operations or items. */
+PyObject *cmap_raw_gate(MapObject *self, PyObject *args)
 {
-    unsigned long long expected = PyLong_AsUnsignedLongLong(threads);
-    if (expected == (unsigned long long)-1 && PyErr_Occurred())
+    unsigned long long threads, pace;
+    RawMap *raw = (RawMap *)self;
+    if (!PyArg_ParseTuple(args, "KK:gate", &threads, &pace))
         return NULL;
-    atomic_store(&((RawMap *)self)->arrived, 0);
-    atomic_store(&((RawMap *)self)->expected, expected);
+    atomic_store(&raw->arrived, 0);
+    atomic_store(&raw->pace, pace);
+    atomic_store(&raw->expected, threads);
     Py_RETURN_NONE;
 }
 
-/* Without the GIL. Who is late is not waited for: the history is as good without it. */
-static void pass_gate(MapObject *self)
+static int is_time(uint64_t pace, uint64_t count)
+{
+    return pace != 0 && count % pace == 0;
+}
+
+/* Without the GIL; the pace. Who is late is not waited for: the history is as good without it. */
+static uint64_t pass_gate(MapObject *self)
 {
     RawMap *raw = (RawMap *)self;
     uint64_t deadline = now_ns() + PATIENCE_NS;
     atomic_fetch_add(&raw->arrived, 1);
     while (atomic_load(&raw->arrived) < atomic_load(&raw->expected) && now_ns() < deadline)
         sched_yield();
+    return atomic_load(&raw->pace);
 }
 
 /* --- single keys ----------------------------------------------------------------------- */
@@ -47,7 +56,7 @@ typedef struct {
 } Step;
 
 static void record(cm_map *map, uint64_t seed, Step *steps, uint64_t count, uint64_t keys,
-                   uint64_t *seen)
+                   uint64_t *seen, uint64_t pace)
 {
     uint64_t state = seed * 2 + 1;
     for (uint64_t i = 0; i < count; i++) {
@@ -58,7 +67,7 @@ static void record(cm_map *map, uint64_t seed, Step *steps, uint64_t count, uint
         step->expected = seen[step->key] != 0 ? seen[step->key] : step->value;
         step->began = now_ns();
         step->result = cmap_raw_perform(map, (int)step->operation, step->key, step->value,
-                                        step->expected, i % UNTIL_YIELD == 0, &step->version);
+                                        step->expected, is_time(pace, i), &step->version);
         step->ended = now_ns();
         if (step->operation <= LOAD_OR_STORE && step->operation != STORE && step->result != 0)
             seen[step->key] = step->result;
@@ -92,8 +101,7 @@ PyObject *cmap_raw_record(MapObject *self, PyObject *args)
         PyErr_NoMemory();
     } else {
         Py_BEGIN_ALLOW_THREADS
-        pass_gate(self);
-        record(self->map, seed, steps, operations, keys, seen);
+        record(self->map, seed, steps, operations, keys, seen, pass_gate(self));
         Py_END_ALLOW_THREADS
         list = listed(steps, operations);
     }
@@ -170,20 +178,20 @@ static void load_from(const cm_map *map, const cm_view *view, uint64_t key, Pair
     add(loads, key, at >= 0 ? cmap_number_of(bucket->entry[at].value) : 0);
 }
 
-static int walk_all(cm_walk *walk, Pairs *items)
+static int walk_all(cm_walk *walk, uint64_t pace, Pairs *items)
 {
     int got;
     while ((got = cm_walk_next(walk)) == 1) {
         add_entry(items, &walk->bucket->entry[walk->at++]);
         walk->items++;
-        if (walk->items % UNTIL_YIELD == 0)
+        if (is_time(pace, walk->items))
             sched_yield();
     }
     return got == 0 ? CM_COMPLETE : got == CM_STALE ? CM_WAS_STALE : CM_ERROR;
 }
 
 /* One walk; over a view, with every one of `keys` loaded from it before. */
-static void walk(cm_map *map, int mode, uint64_t keys, Walked *walked)
+static void walk(cm_map *map, int mode, uint64_t keys, uint64_t pace, Walked *walked)
 {
     cm_walk walk;
     walked->before = cm_read(&map->version);
@@ -199,7 +207,7 @@ static void walk(cm_map *map, int mode, uint64_t keys, Walked *walked)
     for (uint64_t key = 0; view != NULL && key < keys; key++)
         load_from(map, view, key, &walked->loads);
     cm_walk_begin(&walk, map, mode, view);
-    walked->outcome = walk_all(&walk, &walked->items);
+    walked->outcome = walk_all(&walk, pace, &walked->items);
     cm_walk_end(&walk, walked->outcome);
     walked->ended = now_ns();
     walked->after = cm_read(&map->version);
@@ -241,9 +249,9 @@ PyObject *cmap_raw_record_walks(MapObject *self, PyObject *args)
     if (walks == NULL)
         return PyErr_NoMemory();
     Py_BEGIN_ALLOW_THREADS
-    pass_gate(self);
+    uint64_t pace = pass_gate(self);
     for (uint64_t i = 0; i < rounds; i++)
-        walk(self->map, mode, keys, &walks[i]);
+        walk(self->map, mode, keys, pace, &walks[i]);
     Py_END_ALLOW_THREADS
     PyObject *list = walks_listed(walks, rounds, mode);
     PyMem_RawFree(walks);
@@ -260,7 +268,7 @@ PyObject *cmap_raw_drain(MapObject *self, PyObject *group)
         return NULL;
     }
     Pairs items = {0};
-    uint64_t won = 0, lost = 0;
+    uint64_t won = 0, lost = 0, pace = atomic_load(&((RawMap *)self)->pace);
     Py_BEGIN_ALLOW_THREADS
     uint64_t step;
     while ((step = atomic_load(&cursors->next)) < cursors->steps) {
@@ -273,7 +281,7 @@ PyObject *cmap_raw_drain(MapObject *self, PyObject *group)
         const cm_bucket *bucket = cm_view_step(cursors->view, step);
         for (uint32_t i = 0; bucket != NULL && i < bucket->count; i++)
             add_entry(&items, &bucket->entry[i]);
-        if (won % UNTIL_YIELD == 0)
+        if (is_time(pace, won))
             sched_yield();
     }
     Py_END_ALLOW_THREADS

@@ -67,9 +67,7 @@ _Configuration = tuple[int, frozenset[int]]
 """A value, and which of the calls under way have had their effect on the way to it."""
 
 
-def _grown(
-    configurations: set[_Configuration], under_way: dict[int, Call]
-) -> set[_Configuration]:
+def _grown(configurations: set[_Configuration], under_way: dict[int, Call]) -> set[_Configuration]:
     """All that can be reached by letting calls under way have their effect."""
     found = set(configurations)
     left = list(configurations)
@@ -185,9 +183,7 @@ class _Past:
     def during(self, first: int, last: int) -> set[int]:
         """Those that it had from version ``first`` to ``last``."""
         return set(
-            self.values[
-                bisect_right(self.versions, first) - 1 : bisect_right(self.versions, last)
-            ]
+            self.values[bisect_right(self.versions, first) - 1 : bisect_right(self.versions, last)]
         )
 
 

@@ -127,9 +127,7 @@ def recorded_walks(
         partial(raw.record, number, operations >> seed % 3, keys)
         for number in (seed * 2 + 1, seed * 2 + 2)
     ]
-    works += [
-        partial(raw.record_walks, mode, walks, 40) for mode in (WEAK, STRICT, SNAPSHOT, VIEW)
-    ]
+    works += [partial(raw.record_walks, mode, walks, 40) for mode in (WEAK, STRICT, SNAPSHOT, VIEW)]
     works += [partial(_cleared, raw, 3), partial(_shared_out, raw, walks // 8)]
     raw.gate(len(works) - 1, pace)
     *recorded, clears, shared = together(works)
@@ -210,9 +208,7 @@ def _call_at_random(
         expected = seen.get(key, value)
         began = time.monotonic_ns()
         result = _call(m, operation, key, value, expected)
-        history.append(
-            Call(operation, key, value, expected, result, began, time.monotonic_ns())
-        )
+        history.append(Call(operation, key, value, expected, result, began, time.monotonic_ns()))
         if operation in {LOAD, LOAD_OR_STORE} and result:
             seen[key] = result
     return history

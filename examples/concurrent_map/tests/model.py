@@ -285,7 +285,7 @@ class MapMachine(RuleBasedStateMachine):
 def run_model(implementation: str, *, examples: int, steps: int = 30) -> None:
     """Raises what the first difference raises, after hypothesis has made it small."""
     machine = type("Machine", (MapMachine,), {"package": IMPLEMENTATIONS[implementation]})
-    run_state_machine_as_test(  # type: ignore[no-untyped-call]
+    run_state_machine_as_test(
         machine,
         settings=settings(
             max_examples=examples,

@@ -277,7 +277,8 @@ class Processes(Contract):
         if not self.is_c or threading.current_thread() is not threading.main_thread():
             return
         m = self.new()
-        held, go, caught = threading.Event(), threading.Event(), []
+        held, go = threading.Event(), threading.Event()
+        caught: list[int] = []
 
         def hold() -> None:
             with m.exclusive(0):

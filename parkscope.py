@@ -15,6 +15,10 @@ major version::
     for event in parkscope.replay("trace.pks"):
         ...
 
+    wanted = parkscope.TriggerOptions(on=(("park > 1s", "heap-dump"),))
+    for event in parkscope.attach(4711, triggers=wanted):
+        ...
+
 All times are CLOCK_MONOTONIC nanoseconds. Every error is a ``ParkscopeError`` with
 a ``hint``.
 """
@@ -30,6 +34,7 @@ from collector.events import SCHEMA_VERSION, Event
 from collector.sinks import SinkBase
 from probes.errors import ParkscopeError
 from tracer.session import SessionOptions, SessionResult, open_session, run_session
+from tracer.triggers.setup import TriggerOptions
 from tracer.version import VERSION
 
 __version__ = VERSION
@@ -39,6 +44,7 @@ __all__ = [
     "ParkscopeError",
     "SessionOptions",
     "SessionResult",
+    "TriggerOptions",
     "analyze",
     "attach",
     "record",

@@ -140,6 +140,10 @@ class Attributor:
             self._unnamed[park.park_id] = park, blame.resource
         return event
 
+    def has_said(self, park: Park) -> bool:
+        """Whether ``long_event`` was called for a park, and not yet ``end_event``."""
+        return park.park_id in self._said
+
     def end_event(self, park: Park, now_ns: int) -> Event:
         """The ``park_end`` event of a park that ``long_event`` was called for."""
         said = self._said.pop(park.park_id)

@@ -48,6 +48,11 @@ EVENTS: Mapping[str, str] = MappingProxyType(
         "data_loss": "records were lost: where, record_kind, count",
         "governor": "Parkscope gave up or took back a probe, or scans more rarely: probe, action, "
         "why, cost",
+        "trigger": "a rule's condition holds and its actions are asked for: trigger, firing, "
+        "condition, on, park_id, facts, actions",
+        "action": "what became of an action: trigger, action, firing, status (done, failed, "
+        "skipped), why, count, on, park_id, path, took_ns, result",
+        "breaker": "a circuit breaker changed its state: name, from, to, why",
         "probe_failed": "one probe could not be attached, the others go on: probe, why",
         "process_fork": "the target forked: child_pid, followed",
         "process_exec": "the target replaced its program",

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from collector.context import InMap, ParkedAt
 from probes.enums import NO_SHARD, SHARD_BITS
-from probes.kinds import FUTEX, KIND_INDEX
+from probes.kinds import FUTEX, KIND_INDEX, RESTART
 from probes.wire import Flag, WaitClass
 
 PARK: np.dtype[Any] = np.dtype(
@@ -65,6 +65,7 @@ class Park:
 
     ``waker_stack``: the source's key of the stack that the waker had, 0 for none.
     ``between_ns``: when a waiter for the GIL was last seen awake without having run.
+    ``stopped_ns``: when a tracer (a heap dump's, a debugger) stopped or released it.
     A thread that was woken at ``wake_ns`` (``woken`` says by what) is parked until it has
     got a CPU: ``run_delay_ns`` later, on ``ran_cpu``. That and the other CPUs, where it
     had slept and where it was woken, are -1 where they are not known. ``place``: where in
@@ -84,6 +85,7 @@ class Park:
     since_ns: int = 0
     last_seen_ns: int = 0
     between_ns: int = 0
+    stopped_ns: int = 0
     cpu_ns: int = 0
     park_id: int = 0
     end: End = End.OPEN
@@ -116,6 +118,18 @@ class Park:
     def parked(self) -> ParkedAt:
         """Where its thread is parked, for those who read it."""
         return ParkedAt(self.kind, self.address, self.place)
+
+    def resumed_by(self, kind: str, r: Any) -> bool:
+        """Whether a sleep (a state record) is this wait, gone on after a tracer had stopped it.
+
+        The kernel restarts the call, or the library does: with the same first argument,
+        after next to no time on a CPU.
+        """
+        if not self.stopped_ns or int(r["since_ns"]) < self.stopped_ns:
+            return False
+        same = int(r["syscall"]) == RESTART or kind == self.kind
+        address = int(r["arg0"]) == self.address
+        return same and address and self.hardly_ran(int(r["cpu_ns"]), int(r["ts_ns"]))
 
     def hardly_ran(self, cpu_ns: int, now_ns: int) -> bool:
         """Whether its thread used so little CPU that it cannot have held the GIL and run.

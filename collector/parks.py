@@ -32,7 +32,7 @@ from collector.park import (
     place_of,
     wait_rows,
 )
-from probes.kinds import EXIT_GROUP, FUTEX, park_kind
+from probes.kinds import EXIT_GROUP, FUTEX, PTRACE, RESTART, park_kind
 from probes.wire import PAYLOAD, Flag, Kind, RunState, WaitClass
 
 SAME_WAIT_SLACK_NS = 1_000_000
@@ -186,7 +186,8 @@ class ParkDetector:
             if self._same_wait(park, kind, r):
                 park.slices += int(since != park.since_ns)
                 park.since_ns, park.last_seen_ns = since, int(r["ts_ns"])
-                park.cpu_ns, park.syscall = int(r["cpu_ns"]), syscall
+                park.cpu_ns = int(r["cpu_ns"])
+                park.syscall = park.syscall if syscall == RESTART else syscall
                 park.arg1 = int(r["arg1"])
                 park.flags = park.flags & ~Flag.WATCHED | int(r["flags"])
                 self._ending.pop(_key(park.pid, park.tid), None)
@@ -201,8 +202,8 @@ class ParkDetector:
             inside = int(r["since_ns"]) >= park.start_ns - SAME_WAIT_SLACK_NS
             # A wait for a shard may end in one for the GIL, which is part of it.
             other = kind == "gil" and park.kind != "map"
-            return inside and not other and int(r["syscall"]) in (FUTEX, -1)
-        return int(r["since_ns"]) == park.since_ns
+            return inside and not other and int(r["syscall"]) in (FUTEX, RESTART, -1)
+        return int(r["since_ns"]) == park.since_ns or park.resumed_by(kind, r)
 
     def _close_unseen(self, park: Park, r: Any) -> None:
         """The thread waits for something else by now; the end itself was not seen."""
@@ -233,6 +234,8 @@ class ParkDetector:
                 self._ending.setdefault(_key(park.pid, park.tid), (self._scans, park.wake_ns))
         elif int(r["since_ns"]) < max(park.start_ns, park.wake_ns):
             return  # it has not run since: still on its way to a CPU
+        elif park.stopped_ns and park.hardly_ran(int(r["cpu_ns"]), int(r["ts_ns"])):
+            return  # on its way into a tracer's stop, or out of it
         elif park.wake_ns:
             self._end(park, int(r["since_ns"]), park.woken)
         else:
@@ -274,6 +277,10 @@ class ParkDetector:
         park = self._open.get(_key(int(r["pid"]), int(r["tid"])))
         ts, since = int(r["ts_ns"]), int(r["since_ns"])
         if park is None or ts < park.start_ns:
+            return
+        if int(r["waker_syscall"]) == PTRACE:
+            # A tracer stops it, or lets it go: its wait goes on, under no watch until seen.
+            park.stopped_ns, park.flags = ts, park.flags & ~Flag.WATCHED
             return
         park.wake_ns = ts
         park.waker_pid, park.waker_tid = int(r["waker_pid"]), int(r["waker_tid"])

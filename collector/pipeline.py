@@ -22,6 +22,7 @@ from collector.events import Event
 from collector.native_map import MapTallies
 from collector.park import Findings, Park
 from collector.parks import ParkDetector
+from collector.reaction import Reaction
 from collector.sinks import Sink
 from collector.source import Batch, RecordSource, counted_last
 from probes.wire import Kind
@@ -30,6 +31,9 @@ HEALTH_PERIOD_NS = 1_000_000_000
 _IDLE_POLL_NS = 250_000_000
 """With nothing due the loop still comes round four times a second: a person who
 presses Ctrl-C waits no longer than that, and its cost is not measurable."""
+_FIRST = 16
+"""When more than MANY cross at once, these are looked at and said before the others are: what
+acts on a park (a heap dump) should not wait until a thousand stacks have been read."""
 _NAMING_PERIOD_NS = 40_000_000
 _NAMING_MARGIN_NS = 10_000_000
 """Looking on for a name takes some milliseconds at a time: a tenth of a core, and only
@@ -81,6 +85,7 @@ class Pipeline:
         self._own_cpu_ns = own_cpu_ns
         self._should_stop = should_stop
         self._opening = opening
+        self._reaction: Reaction | None = None
         self._blames = Blames(attributor.context, detector)
         self._ahead = ReadAhead(attributor, self._blames, detector)
         self._chains = Chains(self._blames, detector)
@@ -88,11 +93,21 @@ class Pipeline:
         self._maps = MapTallies(attributor.context)
         self._named_later: list[tuple[Park, Resource]] = []
         self._naming_due_ns = 0
+        self._unlooked: list[Park] = []
+        self._ended_unsaid: list[Park] = []
         self._accountant = Accountant(options.alloc_events, options.follow)
         self._started_ns: int | None = None
         self._now_ns = 0
         self._health_due_ns = 0
         self._why = ""
+
+    def react_with(self, reaction: Reaction) -> None:
+        """From now on ``reaction`` hears of every event, and may set something off."""
+        self._reaction = reaction
+
+    def park_of(self, pid: int, tid: int) -> Park | None:
+        """The park that a thread is in, None when none is known of (do not change it)."""
+        return self._detector.park_of(pid, tid)
 
     @property
     def counters(self) -> Counters:
@@ -133,6 +148,8 @@ class Pipeline:
         with ExitStack() as stack:
             for sink in self._sinks:
                 stack.callback(sink.close)
+            if self._reaction is not None:
+                stack.callback(self._reaction.close)
             stack.callback(self._source.close)
 
     def _step(self) -> None:
@@ -156,6 +173,8 @@ class Pipeline:
             self._deadlocks.look_again()
         self._ahead.look(self._now_ns)
         self._name_more()
+        if self._reaction is not None:
+            self._tell(self._reaction.tend(self._now_ns))
         if not self._why and self._should_stop():
             self._why = "stopped"
 
@@ -171,6 +190,8 @@ class Pipeline:
         due += [at_ns for at_ns in sometimes if at_ns is not None]
         if self._options.duration_ns is not None:
             due.append(self._started_ns + self._options.duration_ns)
+        if self._reaction is not None and (react_ns := self._reaction.due_ns()) is not None:
+            due.append(react_ns)
         return max(0, min(due) - self._now_ns)
 
     def _take_batch(self, timeout_ns: int) -> tuple[Findings, list[Sight]]:
@@ -192,7 +213,15 @@ class Pipeline:
             self._why = "duration over"
         found = self._detector.take()
         self._store(found)
-        return found, self._look(found.crossed)
+        return found, self._look_on(found.crossed)
+
+    def _look_on(self, crossed: Sequence[Park]) -> list[Sight]:
+        """Look at parks that crossed: at a few of many first, at the others next time."""
+        waited = self._unlooked
+        first = crossed if waited or len(crossed) <= MANY else crossed[:_FIRST]
+        self._unlooked = list(crossed[len(first) :])
+        now = [*waited, *first]
+        return self._look(now, many=len(now) + len(self._unlooked) > MANY)
 
     def _pass_on(self, batch: Batch) -> Decoded:
         """Count a batch and hand it to the sinks."""
@@ -219,7 +248,7 @@ class Pipeline:
             for sink in self._sinks:
                 sink.on_parks(rows)
 
-    def _look(self, crossed: Sequence[Park]) -> list[Sight]:
+    def _look(self, crossed: Sequence[Park], *, many: bool) -> list[Sight]:
         """Read the threads of parks that crossed, and then those that they wait for.
 
         When many cross at once, those that are idle by design are not looked into any
@@ -227,7 +256,6 @@ class Pipeline:
         """
         sights = [self._ahead.sight(park) for park in crossed]
         self._blames.forget()
-        many = len(sights) > MANY
         self._blames.read(
             sight.park
             for sight in sights
@@ -266,7 +294,11 @@ class Pipeline:
         self._emit([event for event in events if event is not None])
 
     def _say_ended(self, parks: Sequence[Park]) -> None:
-        events = [self._attributor.end_event(park, self._now_ns) for park in parks]
+        """Say ends, of those parks that have been said; the others' when they have."""
+        every = [*self._ended_unsaid, *parks]
+        self._ended_unsaid = [park for park in every if not self._attributor.has_said(park)]
+        said = [park for park in every if self._attributor.has_said(park)]
+        events = [self._attributor.end_event(park, self._now_ns) for park in said]
         self.counters.cross_node_wakes += sum(event.data["cross_node"] is True for event in events)
         self._emit(events)
 
@@ -276,6 +308,14 @@ class Pipeline:
         return replace(event, thread_name=self._attributor.thread_name(event.pid, event.tid))
 
     def _emit(self, events: Sequence[Event]) -> None:
+        """Say events, and what follows from them. First things first: a dump is urgent."""
+        if events and self._reaction is not None:
+            more = self._reaction.on_events(events)
+            self._tell([*events, *more])
+        else:
+            self._tell(events)
+
+    def _tell(self, events: Sequence[Event]) -> None:
         if events:
             for sink in self._sinks:
                 sink.on_events(events)
@@ -288,12 +328,16 @@ class Pipeline:
         self._emit(self._maps.events(self._now_ns))
         for sink in self._sinks:
             sink.on_health(counters, self._now_ns)
+        if self._reaction is not None:
+            self._tell(self._reaction.on_health(counters, self._now_ns))
 
     def _finish(self) -> None:
         last = counted_last(self._source)
         if last is not None:
             self._now_ns = max(self._now_ns, last.now_ns)
             self._pass_on(last)
+        if self._reaction is not None:
+            self._tell(self._reaction.finish(self._now_ns))
         self._detector.finish(self._now_ns)
         self._store(self._detector.take())
         self._emit(self._accountant.losses(self._now_ns, at_once=True))

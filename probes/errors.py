@@ -29,6 +29,7 @@ ParkscopeError                exit  what it means
 │   └── UnknownHeapDumpVersion   7  written by a newer Parkscope
 ├── RecordingError               8  writing failed (disk full, ...); the file is readable
 ├── EndpointError               10  metrics cannot be served at that address
+├── ActionFailed                 1  what a trigger set off failed: an event, never a session's end
 └── InternalError               70  a defect of Parkscope
 
 Each class carries ``exit_code`` and each instance a ``hint``: what the person at
@@ -226,6 +227,12 @@ class EndpointError(ParkscopeError):
 
     exit_code = 10
     default_hint = "Choose another address, such as 127.0.0.1:0 for any free port."
+
+
+class ActionFailed(ParkscopeError):
+    """An action of a trigger could not be carried out; the session goes on and says so."""
+
+    default_hint = "The 'action' event says what it was; 'analyze --view triggers' lists them."
 
 
 class InternalError(ParkscopeError):

@@ -26,6 +26,8 @@ KIND_INDEX: Final = {name: index for index, name in enumerate(KINDS)}
 
 FUTEX: Final = 202
 EXIT_GROUP: Final = 231
+PTRACE: Final = 101
+RESTART: Final = 219  # restart_syscall(2): what a wait with a time limit goes on as after a stop
 _SELECT, _PSELECT6, _POLL, _PPOLL = 23, 270, 7, 271
 
 _NAMES: dict[str, dict[int, str]] = {

@@ -83,7 +83,15 @@ def doctor(pid: int | None, as_json: bool) -> int:
     help="How to look at it.",
 )
 @click.option("-o", "--output", "trace", type=PATH, metavar="TRACE", help="Where to record to.")
-def demo(scenario: str | None, list_only: bool, backend: str, trace: Path | None) -> int:
+@click.option(
+    "--dump/--no-dump",
+    default=True,
+    show_default=True,
+    help="Its long park takes a heap dump, beside the trace.",
+)
+def demo(
+    scenario: str | None, list_only: bool, backend: str, trace: Path | None, dump: bool
+) -> int:
     """Run a small program that misbehaves on purpose, and attach to it.
 
     Exit code 0 if its long park was flagged.
@@ -93,7 +101,7 @@ def demo(scenario: str | None, list_only: bool, backend: str, trace: Path | None
     if list_only:
         list_demos()
         return 0
-    return run_demo(scenario, backend, trace)
+    return run_demo(scenario, backend, trace, dump=dump)
 
 
 @click.command()
@@ -112,4 +120,13 @@ def completion(shell: str) -> None:
         click.echo(source)
 
 
-COMMANDS: tuple[click.Command, ...] = (analyze, views, doctor, demo, completion)
+@click.command()
+def triggers() -> None:
+    """Say what conditions may speak of, and what can be done when they hold."""
+    from tracer.trigger_view import trigger_lines
+    from tracer.watch import say
+
+    say("\n".join(trigger_lines()))
+
+
+COMMANDS: tuple[click.Command, ...] = (analyze, views, triggers, doctor, demo, completion)

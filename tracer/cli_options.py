@@ -16,6 +16,7 @@ from tracer.metrics_address import DEFAULT_ADDRESS, split
 
 if TYPE_CHECKING:
     from tracer.session import SessionOptions
+    from tracer.triggers.setup import TriggerOptions
     from tracer.watch import Output
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -91,6 +92,7 @@ class ListenAddress(click.ParamType):  # type: ignore[type-arg]  # generic in ne
 ADDRESS = ListenAddress()
 PATH = click.Path(path_type=Path)
 TRACE = click.Path(path_type=Path, exists=True, dir_okay=False, readable=True)
+FOLDER = click.Path(path_type=Path, exists=True, file_okay=False)
 PID = Pid()
 _MILLISECOND = 1_000_000
 
@@ -118,6 +120,28 @@ class Watch:
     metrics: str | None = None
     listen_anywhere: bool = False
     metrics_textfile: Path | None = None
+    dump: bool = False
+    dump_dir: Path | None = None
+    on: tuple[str, ...] = ()
+    do: tuple[str, ...] = ()
+    triggers: tuple[Path, ...] = ()
+
+    def wanted(self, trace: Path | None = None) -> TriggerOptions:
+        """What is to be done when; files lie beside ``trace``. Raises UsageError."""
+        from tracer.triggers.setup import TriggerOptions
+
+        if len(self.on) != len(self.do):
+            raise UsageError(
+                f"{len(self.on)} conditions ('--on') and {len(self.do)} actions ('--do')",
+                hint="Give one '--do' for each '--on', such as --on 'park > 1s' --do heap-dump.",
+            )
+        return TriggerOptions(
+            on=tuple(zip(self.on, self.do, strict=True)),
+            files=self.triggers,
+            dump=self.dump and self.python and self.backend != "mock",
+            dump_dir=self.dump_dir,
+            stem=None if trace is None else trace.with_suffix(""),
+        )
 
     def session(self, pids: tuple[int, ...] = (), **more: Any) -> SessionOptions:
         """Options of a session on ``pids``. Raises UsageError when there is no target."""
@@ -145,7 +169,7 @@ class Watch:
             native_map=self.native_map,
             native_profiles=self.native_profiles,
             scenario=self.scenario,
-            **more,
+            **{"triggers": self.wanted(), **more},
         )
 
     def output(self, trace: Path | None = None, force: bool = False) -> Output:
@@ -213,6 +237,27 @@ _OPTIONS = (
         "--no-native-map", "native_map", is_flag=True, flag_value=False, default=True,
         help="No probes on native maps.",
     ),
+    click.option(
+        "--dump/--no-dump", "dump", default=False,
+        help="A long park that is not idle takes a heap dump.",
+    ),
+    click.option(
+        "--dump-dir", type=FOLDER, metavar="DIR", help="Where such dumps go."
+    ),
+    click.option(
+        "--on", multiple=True, metavar="CONDITION",
+        help="When to do what the next --do says: 'park > 1s and kind == \"lock\"'. "
+        "'parkscope triggers' lists all that may stand there.",
+    ),
+    click.option(
+        "--do", multiple=True, metavar="ACTION",
+        help="heap-dump, stack-dump, keep, 'exec /PROGRAM ARGUMENT', 'signal USR1' or "
+        "'webhook URL'.",
+    ),
+    click.option(
+        "--triggers", type=TRACE, multiple=True, metavar="FILE",
+        help="Conditions and actions by TOML file; may be repeated.",
+    ),
     click.option("--json", is_flag=True, help="JSON, one object per line."),
     click.option("-q", "--quiet", is_flag=True, help="No notes on stderr."),
     click.option(
@@ -230,8 +275,15 @@ _OPTIONS = (
 )  # fmt: skip
 
 
-def watching(*leave_out: str) -> Callable[[Command], Callable[..., Any]]:
-    """Add the shared options but ``leave_out``; the command gets them as one ``Watch``."""
+TRIGGERS = ("dump", "dump_dir", "on", "do", "triggers")
+"""The options that set something off."""
+
+
+def watching(*leave_out: str, dump: bool = False) -> Callable[[Command], Callable[..., Any]]:
+    """Add the shared options but ``leave_out``; the command gets them as one ``Watch``.
+
+    ``dump``: what ``--dump`` is by default.
+    """
     names = [field.name for field in fields(Watch)]
 
     def decorate(command: Command) -> Callable[..., Any]:
@@ -245,6 +297,9 @@ def watching(*leave_out: str) -> Callable[[Command], Callable[..., Any]]:
             decorated = option(decorated)
         params: list[click.Option] = decorated.__click_params__  # type: ignore[attr-defined]
         params[:] = [param for param in params if param.name not in leave_out]
+        for param in params:
+            if param.name == "dump":
+                param.default, param.show_default = dump, True
         return decorated
 
     return decorate

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from tracer.cli_options import ADDRESS, PATH, PID, TRACE, Watch, watching
+from tracer.cli_options import ADDRESS, PATH, PID, TRACE, TRIGGERS, Watch, watching
 from tracer.metrics_address import DEFAULT_ADDRESS
 
 
@@ -31,12 +31,17 @@ def attach(pids: tuple[int, ...], watch: Watch) -> int:
     "-o", "--output", "trace", type=PATH, required=True, metavar="TRACE", help="The file to write."
 )
 @click.option("--force", is_flag=True, help="Replace TRACE if it exists.")
-@watching("idle")
+@watching("idle", dump=True)
 def record(pids: tuple[int, ...], trace: Path, force: bool, watch: Watch) -> int:
-    """Record everything to a trace, for 'analyze' and 'replay'."""
+    """Record everything to a trace, for 'analyze' and 'replay'.
+
+    A long park that is not idle takes a heap dump, too, at most one in five minutes:
+    TRACE's name with a number and the suffix .heap. --no-dump does without.
+    """
     from tracer.watch import record as do_record
 
-    return do_record(watch.session(pids), watch.output(trace, force))
+    options = watch.session(pids, triggers=watch.wanted(trace))
+    return do_record(options, watch.output(trace, force))
 
 
 @click.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
@@ -53,7 +58,7 @@ def run(command: tuple[str, ...], trace: Path | None, force: bool, watch: Watch)
     from tracer.run_target import Child, watch_child
 
     with Child(command) as child:
-        options = watch.session((child.pid,), launched=True)
+        options = watch.session((child.pid,), launched=True, triggers=watch.wanted(trace))
         return watch_child(child, options, watch.output(trace, force))
 
 
@@ -82,7 +87,7 @@ def live(pids: tuple[int, ...], sort: str, watch: Watch) -> int:
 @click.argument("trace", type=TRACE, metavar="TRACE")
 @watching(
     "duration", "backend", "scenario", "follow", "alloc", "slow_path", "python", "budget",
-    "native_map", "native_profiles", "metrics", "listen_anywhere", "metrics_textfile",
+    "native_map", "native_profiles", "metrics", "listen_anywhere", "metrics_textfile", *TRIGGERS,
 )  # fmt: skip
 def replay(trace: Path, watch: Watch) -> int:
     """Say the events of a trace again, as 'attach' would have.

@@ -23,6 +23,7 @@ from tracer import units
 from tracer.escape import terminal
 from tracer.human import Style, line
 from tracer.session import SessionOptions
+from tracer.triggers.setup import TriggerOptions
 from tracer.watch import Output, event_sink, run, say
 
 DEFAULT = "deadlock"
@@ -60,7 +61,7 @@ def list_demos() -> None:
         say(f"{demo.name:<18}  {demo.summary}")
 
 
-def run_demo(name: str | None, backend: str, trace: Path | None) -> int:
+def run_demo(name: str | None, backend: str, trace: Path | None, *, dump: bool = True) -> int:
     """Run scenario ``name``, attach, record; 0 if it was seen as it should be."""
     demo = _find(name or DEFAULT)
     if trace is None:
@@ -68,7 +69,10 @@ def run_demo(name: str | None, backend: str, trace: Path | None) -> int:
     say(f"Scenario {demo.name}: {demo.summary}.")
     with _started(demo) as pid:
         say(f"It runs as process {pid}; attaching …\n")
-        options = SessionOptions(pids=(pid,), backend=backend, duration_ns=_SESSION_NS)
+        triggers = TriggerOptions(dump=dump, stem=trace.with_suffix(""))
+        options = SessionOptions(
+            pids=(pid,), backend=backend, duration_ns=_SESSION_NS, triggers=triggers
+        )
         seen = _Seen()
         output = Output(quiet=True, trace=trace)
         code, _ = run(options, output, [event_sink(options, output, sys.stdout), seen])
@@ -110,6 +114,9 @@ def _summarise(demo: Demo, seen: _Seen, trace: Path) -> None:
         say("No long park was flagged: this should not be. See 'parkscope doctor'.")
     else:
         say(f"Nothing to flag, as it should be: {seen.idle} idle parks, all of them by design.")
+    for dumped in seen.dumps:
+        path = terminal(shlex.quote(dumped))
+        say(f"\nIts heap at that moment: parkscope heap top {path}")
     path = terminal(shlex.quote(str(trace)))
     say(f"\nEverything was recorded to {path}. Look at it with\n")
     for command in ("analyze {}", "analyze {} --view parks", "replay {}"):
@@ -122,6 +129,7 @@ class _Seen:
 
     def __init__(self) -> None:
         self.flagged: list[Event] = []
+        self.dumps: list[str] = []
         self.idle = 0
 
     def first_of_kind(self) -> list[Event]:
@@ -129,7 +137,9 @@ class _Seen:
         return list({event.kind: event for event in reversed(self.flagged)}.values())
 
     def on_events(self, events: Sequence[Event]) -> None:
-        """Remember long parks."""
+        """Remember long parks and dumps."""
+        acted = [event.data for event in events if event.event == "action"]
+        self.dumps += [data["path"] for data in acted if data["status"] == "done"]
         long_parks = [event for event in events if event.event == "park_long"]
         self.flagged += [event for event in long_parks if not event.idle]
         self.idle += sum(bool(event.idle) for event in long_parks)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import PurePath
 from typing import Any, Protocol
 
@@ -49,6 +49,8 @@ class Followed(SinkBase):
         self._launched = launched
         self._follow = follow
         self._source: Retargetable | None = None
+        self.on_python: Callable[[int], None] = lambda _pid: None
+        """Told of each process whose interpreter has come up meanwhile."""
         self._pending: dict[int, int] = {}
         self._looked_ns = 0
         self._context = TargetContext(profiles=profiles)
@@ -125,6 +127,7 @@ class Followed(SinkBase):
         self._targets[pid] = target
         if self._source is not None:
             self._source.retarget(self._plan(target))
+        self.on_python(pid)
         return True
 
     def _plan(self, target: Target) -> TargetPlan:

@@ -18,6 +18,7 @@ from tracer import units
 from tracer.diagnosis import because, deadlock, in_map, own_frame, plain, thing, where
 from tracer.escape import terminal
 from tracer.native_text import native_library, native_map
+from tracer.said_actions import action, breaker, trigger
 from tracer.totals import totals_line
 
 _DIM, _BOLD, _RED, _YELLOW, _GREEN, _END = (
@@ -30,6 +31,7 @@ _COLOUR_OF: Mapping[str, str] = {
     "deadlock": _BOLD + _RED,
     "data_loss": _YELLOW,
     "governor": _YELLOW,
+    "breaker": _YELLOW,
     "probe_failed": _YELLOW,
 }
 
@@ -91,10 +93,14 @@ class HumanLines:
             yield event
 
     def _is_news(self, event: Event) -> bool:
-        """A name is said once, of the first of those that wait for the thing."""
-        if event.event != "resource_named":
+        """What is said once: a name, of the first who waits for the thing; why nothing is done."""
+        if event.event == "resource_named":
+            thing_of = event.pid, str(event.data.get("resource"))
+        elif event.event == "action" and event.data.get("status") == "skipped":
+            told = (str(event.data.get(key)) for key in ("trigger", "action", "why"))
+            thing_of = None, " ".join(told)
+        else:
             return True
-        thing_of = event.pid, str(event.data.get("resource"))
         if thing_of in self._named:
             return False
         if len(self._named) >= _MAX_NAMED:
@@ -313,6 +319,9 @@ _SAYINGS: Mapping[str, Callable[[Event], str | None]] = {
     "large_alloc": _large_alloc,
     "data_loss": _data_loss,
     "governor": _governor,
+    "trigger": trigger,
+    "action": action,
+    "breaker": breaker,
     "probe_failed": _probe_failed,
     "process_fork": _fork,
     "process_exec": _exec,

@@ -23,6 +23,7 @@ SORTS = ("time", "name", "tid")
 _NEWS_LINES = 2
 _MAP_LINES = 3
 _NEWS_NS = 15_000_000_000
+_BREAKERS = 2
 _NARROW = 64
 _WIDE = 96
 """Columns from which there is room to say who has it, too."""
@@ -115,6 +116,8 @@ def _state_line(snapshot: LiveSnapshot) -> Text:
     text.append(f"{units.number(stuck)} stuck", style="bold red" if stuck else "green")
     text.append(f" · {units.number(idle)} idle · {units.plural(int(threads), 'thread')}")
     text.append(f" · {totals.found(snapshot.totals)}", style="dim")
+    for name, state in snapshot.breakers[:_BREAKERS]:
+        text.append(f" · {terminal(name, 40)} {terminal(state, 10)}", style="yellow")
     return text
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from probes.errors import NoSuchProcess, PermissionDenied, TargetGone
 
 MAX_MAPS_BYTES = 64 << 20
+_PAGE = os.sysconf("SC_PAGE_SIZE")
 _PF_KTHREAD = 0x00200000  # include/linux/sched.h
 _SYSCALL_WORDS = 9
 _FUTEX_COMMAND = 0x7F  # ~(FUTEX_PRIVATE_FLAG | FUTEX_CLOCK_REALTIME), include/uapi/linux/futex.h
@@ -128,6 +129,16 @@ def process_state(pid: int) -> ProcessState:
         start_ticks=int(fields[19]),
         kernel_thread=bool(int(fields[6]) & _PF_KTHREAD),
     )
+
+
+def figures(pid: int) -> dict[str, int]:
+    """``rss`` (resident bytes) and ``threads`` of a process; empty when it has gone."""
+    try:
+        text = _read(pid, "stat", 4096)
+    except (NoSuchProcess, PermissionDenied):
+        return {}
+    fields = text[text.rindex(b")") + 2 :].split()
+    return {"rss": int(fields[21]) * _PAGE, "threads": int(fields[17])}
 
 
 def thread_group(pid: int) -> int:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ from collector.sinks.trace_file import TraceFile
 from collector.source import SourceInfo
 from collector.trace.facts import recording_facts
 from probes.errors import RecordingError
-from tracer.session import SessionOptions
+from tracer.session import SessionOptions, speakable
 from tracer.version import VERSION
 
 
@@ -44,7 +43,7 @@ class Recording:
         facts = recording_facts(
             info,
             [{"pid": pid} for pid in self._options.pids],
-            _speakable(asdict(self._options)),
+            speakable(self._options),
             VERSION,
         )
         self._file = TraceFile(self.path, facts, force=self._force)
@@ -73,13 +72,3 @@ class Recording:
         """Write the end record; safe to call twice."""
         if self._file is not None:
             self._file.close()
-
-
-def _speakable(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Options with paths as text."""
-    return {
-        key: [str(item) for item in value]
-        if key in ("idle_sites", "native_profiles")
-        else (str(value) if isinstance(value, Path) else value)
-        for key, value in options.items()
-    }

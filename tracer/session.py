@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from collector.attribution import Attributor
 from collector.context import ContextProvider
@@ -25,6 +27,7 @@ from collector.source import RecordSource, SourceInfo
 from probes.errors import UsageError
 from tracer.followed import Followed
 from tracer.native.profiles import load_all
+from tracer.triggers.setup import NO_TRIGGERS, Setup, TriggerOptions
 from tracer.version import VERSION
 
 DEFAULT_LONG_PARK_NS = 200_000_000
@@ -39,7 +42,8 @@ class SessionOptions:
     says that the only target is a child that has not executed its program yet
     (``parkscope run``). ``alloc_events`` makes a ``large_alloc`` event per request.
     ``native_map``: probe native maps, by the built-in profiles and ``native_profiles``.
-    ``realtime`` plays the mock at its true pace, to be watched.
+    ``realtime`` plays the mock at its true pace, to be watched. ``triggers``: what is to be
+    done when something happens; only in a live process.
     """
 
     pids: tuple[int, ...] = ()
@@ -60,6 +64,7 @@ class SessionOptions:
     replay: Path | None = None
     launched: bool = False
     realtime: bool = False
+    triggers: TriggerOptions = NO_TRIGGERS
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,14 +112,53 @@ def open_session(
     should_stop: Callable[[], bool] = lambda: False,
 ) -> tuple[Pipeline, SourceInfo]:
     """Everything armed and not yet running; the sinks are closed if that fails."""
-    try:
-        rules = IdleRules.load(options.idle_sites)
-        parts = _parts(options)
-    except BaseException:
+    with ExitStack() as undo:
         for sink in sinks:
-            sink.close()
-        raise
-    return _pipeline(options, parts, rules, sinks, should_stop), parts.info
+            undo.callback(sink.close)
+        rules = IdleRules.load(options.idle_sites)
+        setup = _setup(options)
+        undo.callback(setup.close)
+        parts = _parts(options)
+        undo.callback(parts.source.close)
+        pipeline = _pipeline(options, parts, rules, [*sinks, *setup.sinks], should_stop)
+        triggers = setup.triggers(
+            parts.info, options.pids, speakable(options), pipeline.park_of, parts.source
+        )
+        if triggers is not None:
+            pipeline.react_with(triggers)
+            if parts.followed is not None:
+                parts.followed.on_python = triggers.look_at
+        undo.pop_all()
+    return pipeline, parts.info
+
+
+def speakable(options: SessionOptions) -> dict[str, Any]:
+    """Options for a trace: paths as text."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: plain(item) for key, item in value.items()}
+        if isinstance(value, tuple):
+            return [plain(item) for item in value]
+        return str(value) if isinstance(value, Path) else value
+
+    return {key: plain(value) for key, value in asdict(options).items()}
+
+
+def _setup(options: SessionOptions) -> Setup:
+    played = options.replay is not None or options.backend == "mock"
+    setup = Setup(
+        options.triggers,
+        options.long_park_ns,
+        options.pids,
+        ready=options.python and not options.launched,
+    )
+    if played and setup.has_rules:
+        setup.close()
+        raise UsageError(
+            "triggers act on live processes, and none is watched", hint="Leave out '--on' and so."
+        )
+    return setup
 
 
 def _pipeline(

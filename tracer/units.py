@@ -15,6 +15,11 @@ _UNITS_NS = {
     "m": 60_000_000_000,
 }
 _DURATION = re.compile(r"(\d{1,15}(?:\.\d{1,9})?)(ns|us|µs|ms|s|m)", re.ASCII)
+_UNITS_BYTES = {
+    "B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12,
+    "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40,
+}  # fmt: skip
+_SIZE = re.compile(r"(\d{1,15}(?:\.\d{1,9})?)([kKMGT]?i?B)", re.ASCII)
 _SHARE = re.compile(r"(\d{1,6}(?:\.\d{1,6})?)(%?)", re.ASCII)
 _ALLOWED = "a number and one of ns us ms s m, such as 200ms, 1.5s or 2m"
 _MAX_NS = (1 << 63) - 1
@@ -29,6 +34,18 @@ def parse_duration_ns(text: str) -> int:
     if value_ns > _MAX_NS:
         raise UsageError(f"{text!r} is longer than 292 years", hint=f"Write {_ALLOWED}.")
     return value_ns
+
+
+def parse_size_bytes(text: str) -> int:
+    """``500MB`` -> 500000000. Raises UsageError that says what is allowed."""
+    found = _SIZE.fullmatch(text.strip())
+    unit = _UNITS_BYTES.get(found[2]) if found else None
+    if found is None or unit is None:
+        raise UsageError(
+            f"{text!r} is no size",
+            hint=f"Write a number and one of {' '.join(_UNITS_BYTES)}, such as 500MB.",
+        )
+    return round(float(found[1]) * unit)
 
 
 def parse_share(text: str) -> float:

@@ -27,8 +27,12 @@ RECENT_EVENTS = 50
 _LIVES = (Kind.THREAD_START, Kind.THREAD_EXIT, Kind.PROC_EXEC, Kind.PROC_EXIT)
 _FOLDED = (Kind.THREAD_STATE, Kind.WAIT_OPEN, Kind.WAIT, Kind.WAKE, *_LIVES)
 _NEWS = frozenset(
-    {"deadlock", "data_loss", "governor", "probe_failed", "process_fork", "process_exec"}
-)
+    {
+        "action", "breaker", "data_loss", "deadlock", "governor", "probe_failed", "process_exec",
+        "process_fork",
+    }
+)  # fmt: skip
+_WELL = ("closed", "waiting")
 _BLOCKED = (RunState.SLEEPING, RunState.DISK_SLEEP)
 
 Key = tuple[int, int]
@@ -60,7 +64,8 @@ class LiveSnapshot:
 
     ``attached`` are the events of that name, ``news`` the latest ones that a person
     should see, ``maps`` the latest ``native_map`` of each map, ``totals`` the form of
-    ``Counters.to_dict``.
+    ``Counters.to_dict``. ``breakers``: name and state of those circuit breakers that keep
+    something back.
     """
 
     now_ns: int = 0
@@ -70,6 +75,7 @@ class LiveSnapshot:
     maps: tuple[Event, ...] = ()
     totals: Mapping[str, Any] = field(default_factory=dict)
     ended: Event | None = None
+    breakers: tuple[tuple[str, str], ...] = ()
 
 
 class LiveSink:
@@ -89,6 +95,7 @@ class LiveSink:
         self._maps: dict[tuple[int | None, Any], Event] = {}
         self._totals: Mapping[str, Any] = {}
         self._ended: Event | None = None
+        self._breakers: dict[str, str] = {}
         self._now_ns = 0
         self._published_ns: int | None = None
         self._snapshot = LiveSnapshot()
@@ -126,8 +133,10 @@ class LiveSink:
                 self._maps[event.pid, str(event.data.get("address"))] = event
             elif event.event == "detached":
                 self._ended = event
-            elif event.event in _NEWS:
+            elif event.event in _NEWS and event.data.get("status") != "skipped":
                 self._news.append(event)
+            if event.event == "breaker":
+                self._breakers[str(event.data.get("name"))] = str(event.data.get("to"))
         self._publish()
 
     def on_health(self, counters: Counters, now_ns: int) -> None:
@@ -259,6 +268,9 @@ class LiveSink:
             maps=tuple(self._maps.values()),
             totals=self._totals,
             ended=self._ended,
+            breakers=tuple(
+                (name, state) for name, state in self._breakers.items() if state not in _WELL
+            ),
         )
 
 

@@ -90,3 +90,18 @@ SELECT ts_ns, pid, tid, word0 AS size_bytes FROM records WHERE kind = 10;
 CREATE VIEW pool_refills AS
 SELECT pid, tid, (word0 & 4294967295)::BIGINT AS size_bytes, word1::HUGEINT AS refills
 FROM records WHERE kind = 12;
+
+-- What triggers did: one row per action event, times since the begin of the trace.
+CREATE VIEW acted AS
+SELECT (ts_ns::HUGEINT - began_ns)::DOUBLE / 1e6 AS ts_ms,
+       took_ns::DOUBLE / 1e6 AS took_ms,
+       freeze_after_crossing_ns::DOUBLE / 1e6 AS freeze_after_crossing_ms,
+       pause_ns::DOUBLE / 1e6 AS pause_ms,
+       * EXCLUDE (ts_ns, took_ns, freeze_after_crossing_ns, pause_ns)
+FROM actions, (SELECT began_ns FROM session);
+
+-- The parks that set something off, or might have.
+CREATE VIEW fired_parks AS
+SELECT park_id, tid, thread_name, kind, resource, place,
+       duration_ns::DOUBLE / 1e6 AS parked_ms
+FROM long_parks;

@@ -16,6 +16,8 @@ events         event: the common keys, ``park_id``, ``end_kind``, ``waker``, ``r
 chains         thread in the chain of a long park (``chain_table``)
 cycles         thread of a deadlock (``cycle_table``)
 native_maps    native map, by its last event (``map_table``)
+actions        what became of an action of a trigger (``action_table``)
+breaker_changes  change of a circuit breaker's state (``breaker_table``)
 drops          record kind: ``kind``, ``dropped``
 damage         sort of damage to the file: ``what``, ``lost``
 record_kinds   name of a record kind by number: ``kind``, ``name``
@@ -41,6 +43,7 @@ from probes.kinds import KINDS
 from probes.wire import RECORD, Kind
 from tracer.analysis.native_maps import map_table
 from tracer.analysis.told import MAX_INT, chain_table, cycle_table, event_table, integer, text
+from tracer.analysis.told_actions import action_table, breaker_table
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -96,6 +99,8 @@ def load(path: Path) -> Mapping[str, pa.Table]:
         "chains": chain_table(events),
         "cycles": cycle_table(events),
         "native_maps": map_table(events),
+        "actions": action_table(events),
+        "breaker_changes": breaker_table(events),
         "drops": _drops(integrity),
         "damage": _damage(integrity),
         "record_kinds": _names({kind.value: kind.name.lower() for kind in Kind}),

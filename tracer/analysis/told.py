@@ -40,7 +40,7 @@ def event_table(events: Sequence[Event]) -> pa.Table:
         "data": (pa.string(), [dump(event.data).decode() for event in events]),
         **_parties(events),
     }
-    return _table(columns)
+    return table(columns)
 
 
 def _parties(events: Sequence[Event]) -> dict[str, tuple[Any, list[Any]]]:
@@ -80,7 +80,7 @@ def chain_table(events: Sequence[Event]) -> pa.Table:
         if event.event == "park_long"
         for n, link in enumerate(_links(event), start=1)
     ]
-    return _table(
+    return table(
         {
             "park_id": (pa.int64(), [integer(data.get("park_id")) for data, _, _ in links]),
             "link": (pa.int64(), [n for _, n, _ in links]),
@@ -127,7 +127,7 @@ def cycle_table(events: Sequence[Event]) -> pa.Table:
     }
     for name in ("tid", "held_by", "park_id"):
         own[name] = (pa.int64(), [integer(one.get(name)) for _, _, _, one in members])
-    return _table(own)
+    return table(own)
 
 
 def _links(event: Event) -> Iterator[dict[str, Any]]:
@@ -137,7 +137,8 @@ def _links(event: Event) -> Iterator[dict[str, Any]]:
     yield from chain or ([holder] if holder else [])
 
 
-def _table(columns: dict[str, tuple[Any, list[Any]]]) -> pa.Table:
+def table(columns: dict[str, tuple[Any, list[Any]]]) -> pa.Table:
+    """An Arrow table of columns, each with its type and its values."""
     import pyarrow as pa
 
     return pa.table({name: pa.array(values, kind) for name, (kind, values) in columns.items()})

@@ -17,9 +17,11 @@ from collector.source import Batch, SourceInfo
 from collector.trace.format import FrameKind
 from collector.trace.reader import Integrity, TraceReader
 
-SOURCE_FACTS = ("governor", "probe_failed", "native_library", "deadlock")
-"""Events that rest on what only the recorder could see: its source, the target's memory.
-All others are found anew."""
+SOURCE_FACTS = (
+    "governor", "breaker", "probe_failed", "native_library", "deadlock", "trigger", "action",
+)  # fmt: skip
+"""Events that rest on what only the recorder could see or do: its source, the target's
+memory, its actions. All others are found anew."""
 
 _MAX_SILENT_POLLS = 1_000_000
 """Three days of silence at the loop's pace. What is silent for longer (or says so: a

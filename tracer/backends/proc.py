@@ -144,6 +144,12 @@ class ProcSource:
         if process is not None:
             process.gil_ranges = plan.gil_ranges
 
+    def stopping(self, pid: int, until_ns: int) -> None:
+        """A heap dump stops that process's threads at some moment until then."""
+        process = self._processes.get(pid)
+        if process is not None:
+            process.stopped_until_ns = until_ns
+
     def close(self) -> None:
         """Close all files."""
         for process in self._processes.values():

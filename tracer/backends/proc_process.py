@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from probes.errors import PermissionDenied, TargetGone
-from probes.kinds import FUTEX
+from probes.kinds import FUTEX, PTRACE
 from probes.wire import PAYLOAD, Flag, Kind, RunState, make
 from tracer.backends.proc_files import (
     FileBudget,
@@ -110,6 +110,8 @@ class SampledProcess:
         self._gil_until_ns = 0
         self._children: set[int] = set()
         self._mark_file = mark_file()
+        self.stopped_until_ns = 0
+        """Until then a tracer may stop all threads: that they ran ends no wait."""
 
     @property
     def threads(self) -> int:
@@ -301,7 +303,7 @@ class SampledProcess:
             pid=self.pid,
             tid=tid,
             flags=Flag.INFERRED | Flag.COARSE,
-            waker_syscall=-1,
+            waker_syscall=PTRACE if ts_ns < self.stopped_until_ns else -1,
             since_ns=since_ns,
         )
 

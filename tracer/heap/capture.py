@@ -96,6 +96,16 @@ def capture(
     raise CaptureRefused("no image was taken: " + "; ".join(notes))
 
 
+def rehearse(target: Target, options: CaptureOptions | None = None) -> None:
+    """Everything up to the stop, for nothing: so that it takes little time when it counts.
+
+    The target is not stopped. Raises what ``capture`` raises before it stops it.
+    """
+    _check_state(target)
+    _survey(target, _arguments(target, options or CaptureOptions()), None)
+    _why_no_injection(target)
+
+
 # --- before --------------------------------------------------------------------------------
 
 
@@ -273,4 +283,4 @@ def _image(
         raise
 
 
-__all__ = ["CaptureError", "CaptureOptions", "Progress", "TooDirty", "capture"]
+__all__ = ["CaptureError", "CaptureOptions", "Progress", "TooDirty", "capture", "rehearse"]

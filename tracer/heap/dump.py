@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -39,11 +39,25 @@ _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 @dataclass(frozen=True, slots=True)
 class DumpOptions:
-    """How a dump is made. ``values``: keep the text of strings, too."""
+    """How a dump is made.
+
+    ``values``: keep the text of strings, too. ``max_bytes``: a file that would be larger
+    is given up (0: no limit). ``background``: walk it only while nobody else wants a CPU.
+    """
 
     capture: CaptureOptions
     values: bool = False
     force: bool = False
+    max_bytes: int = 0
+    background: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A process that has been looked at: what takes time before it can be dumped."""
+
+    target: Target
+    place: Place
 
 
 def _nothing(_phase: str, _done: int, _total: int) -> None:
@@ -60,21 +74,38 @@ def dump(
     """
     options = options or DumpOptions(CaptureOptions())
     refuse_existing(path, force=options.force)
+    return dump_prepared(prepare(inspect(pid)), path, options, progress)
+
+
+def prepare(target: Target) -> Prepared:
+    """Look up what a dump of a process takes. Raises TargetError, BackendUnavailable."""
     library()  # a missing compiler is said before the target is stopped
+    return Prepared(target, place_of(target))
+
+
+def dump_prepared(
+    prepared: Prepared,
+    path: Path,
+    options: DumpOptions,
+    progress: Progress = _nothing,
+    about: Callable[[Image], Mapping[str, Any]] = lambda _image: {},
+) -> dict[str, Any]:
+    """Dump a process that has been prepared for. ``about`` adds to what the file says of itself.
+
+    It is asked when the image is there and before it is walked. Raises as ``dump``.
+    """
+    target, place = prepared.target, prepared.place
     started_ns = time.monotonic_ns()
-    target = inspect(pid)
-    place = place_of(target)
     with (
         appearing(path, force=options.force) as output,
         capture(target, options.capture, progress) as image,
     ):
         facts = asdict(image.facts)
-        result = walk_image(
-            image, place, output, _meta(target, place, image), options.values, progress
-        )
+        meta = {**_meta(target, place, image), **about(image)}
+        result = walk_image(image, place, output, meta, options, progress)
     return {
         "path": str(path),
-        "pid": pid,
+        "pid": target.pid,
         "engine": facts["engine"],
         "pause_ns": facts["pause_ns"],
         "objects": result["objects"],
@@ -121,13 +152,14 @@ def walk_image(
     place: Place,
     output: int,
     meta: dict[str, Any],
-    values: bool = False,
+    options: DumpOptions | None = None,
     progress: Progress = _nothing,
 ) -> dict[str, Any]:
     """Have ``image`` walked and written to the descriptor ``output`` by a worker.
 
     Raises ImplausibleMemory, OSError (as the worker's writing did), ParkscopeError.
     """
+    options = options or DumpOptions(CaptureOptions())
     order = {
         "image": image.fd,
         "size": image.size,
@@ -139,7 +171,9 @@ def walk_image(
         "runtime_address": place.runtime_address,
         "symbols": dict(place.symbols),
         "meta": meta,
-        "values": values,
+        "values": options.values,
+        "max_bytes": options.max_bytes,
+        "background": options.background,
     }
     with _worker((image.fd, output)) as worker:
         for answer in _answers(worker, order):

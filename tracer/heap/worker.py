@@ -32,6 +32,7 @@ from tracer.pymem.layout import load
 
 NOBODY = 65534
 PROGRESS_S = 0.2
+_BACKGROUND = 10
 _PARENT_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG, include/uapi/linux/prctl.h
 _NO_NEW_PRIVILEGES = 38  # PR_SET_NO_NEW_PRIVS
 
@@ -48,6 +49,8 @@ class Order(msgspec.Struct):
     symbols: dict[str, int]
     meta: dict[str, Any]
     values: bool
+    max_bytes: int = 0
+    background: bool = False
 
 
 def _tell(**what: Any) -> None:
@@ -93,6 +96,10 @@ def work(order: Order) -> dict[str, Any]:
     place = Place(order.version, order.runtime_address, order.symbols)
     _warm_up(order, place)
     mark_key = marking.key_of(order.meta.get("pid"))
+    if order.background:
+        os.nice(_BACKGROUND)
+    if order.max_bytes:  # Python ignores SIGXFSZ: the write fails with EFBIG
+        resource.setrlimit(resource.RLIMIT_FSIZE, (order.max_bytes, order.max_bytes))
     give_up_privileges()
     segments = tuple(Segment(*row) for row in order.segments)
     facts = CaptureFacts(0, "", 0, 0, 0, 0, 0, 0, 0, 0, "")

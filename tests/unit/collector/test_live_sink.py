@@ -219,3 +219,16 @@ def test_of_many_records_of_a_thread_the_last_one_counts(feed: Feed) -> None:
     shown = feed.records(state(4000, 3500), make(Kind.WAIT, ts_ns=5000, pid=PID, tid=TID))
     assert shown is not None
     assert (shown.kind, shown.since_ns) == (None, 5000)
+
+
+def test_breakers_that_keep_something_back_are_shown(feed: Feed) -> None:
+    def breaker(name: str, state: str) -> Event:
+        return Event("breaker", 0, data={"name": name, "from": "", "to": state, "why": ""})
+
+    feed.events(breaker("action:a/exec", "open"), breaker("probe:wakes", "closed"))
+    shown = [feed.sink.snapshot.breakers]
+    for state_ in ("half-open", "closed"):
+        feed.events(breaker("action:a/exec", state_))
+        shown.append(feed.sink.snapshot.breakers)
+    assert shown == [(("action:a/exec", "open"),), (("action:a/exec", "half-open"),), ()]
+    assert [event.data["to"] for event in feed.sink.snapshot.news][-1] == "closed"

@@ -49,6 +49,7 @@ def test_the_views_of_the_issue_are_there_and_described() -> None:
     assert VIEWS[0] == "summary"
     assert {"summary", "parks", "threads", "kinds", "histogram", "loss"} <= set(VIEWS)
     assert {"locks", "holders", "wakers", "deadlocks", "chains"} <= set(VIEWS)
+    assert {"triggers", "dumps", "breakers"} <= set(VIEWS)
     for name, description in list_views().items():
         source = (query.VIEW_DIR / f"{name}.sql").read_text()
         assert source.splitlines()[0] == f"-- {description}"
@@ -83,6 +84,40 @@ def test_a_row_says_who_waits_where_and_for_what(recorded: Any) -> None:
     row = table(recorded("starved_consumer"), "parks")[0]
     assert row["waits_for"] == "0x7f6000001100"
     assert row["waker"] == "producer"
+
+
+def test_triggers_and_dumps_are_linked_with_their_parks(tmp_path: Path) -> None:
+    path = tmp_path / "trace"
+    park = {"park_id": 7, "stack": [{"function": "get", "file": "app.py", "line": 3}]}
+    result = {"engine": "clone", "freeze_after_crossing_ns": 15_000_000, "park_still_on": True,
+              "pause_ns": 500_000, "objects": 12, "bytes": 34}  # fmt: skip
+    acted = {"trigger": "stuck", "firing": 1, "on": "park_long", "park_id": 7, "count": 1}
+    dumped = {**acted, "action": "heap-dump", "status": "done", "path": "a-1.heap",
+              "took_ns": 10**9, "result": result}  # fmt: skip
+    skipped = {**acted, "action": "exec", "status": "skipped", "why": "cooldown", "count": 999}
+    changed = {"name": "action:stuck/exec", "from": "closed", "to": "open", "why": "it failed"}
+    writer = TraceWriter(path, {})
+    writer.add_events(
+        [
+            Event(
+                "park_long", 10, pid=1, tid=2, thread_name="w", kind="lock", start_ns=5, data=park
+            ),
+            Event("action", 20, pid=1, data=dumped),
+            Event("action", 30, pid=1, data=skipped),
+            Event("breaker", 40, data=changed),
+        ]
+    )
+    writer.close({})
+    (dump,) = table(path, "dumps")
+    assert (dump["path"], dump["park_id"], dump["thread_name"]) == ("a-1.heap", 7, "w")
+    assert (dump["freeze_after_crossing_ms"], dump["park_still_on"]) == (15.0, True)
+    assert [(row["action"], row["status"], row["count"], row["place"], row["fired_by"])
+            for row in table(path, "triggers")] == [
+        ("heap-dump", "done", 1, "get (app.py:3)", "park_long"),
+        ("exec", "skipped", 999, "get (app.py:3)", "park_long"),
+    ]  # fmt: skip
+    (change,) = table(path, "breakers")
+    assert (change["name"], change["from"], change["to"]) == ("action:stuck/exec", "closed", "open")
 
 
 def test_locks_and_their_holders(recorded: Any) -> None:

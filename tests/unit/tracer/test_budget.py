@@ -50,7 +50,8 @@ def tend(budget: Budget, probes: Iterable[Probes], shares: Sequence[float], ms: 
 
 
 def said(events: Iterable[Event]) -> list[tuple[Any, Any]]:
-    return [(event.data["probe"], event.data["action"]) for event in events]
+    governed = [event for event in events if event.event == "governor"]
+    return [(event.data["probe"], event.data["action"]) for event in governed]
 
 
 def test_the_sum_of_all_owners_counts_and_the_lowest_goes_first() -> None:

@@ -191,6 +191,42 @@ def park(event: str = "park_long", **more: Any) -> Event:
             "governor: slow_path shed: costs 2 %",
         ),
         (
+            Event("trigger", 0, data={"trigger": "stuck", "park_id": 3,
+                                      "actions": ["keep", "exec"]}),
+            "trigger stuck fires by park 3: keep, exec",
+        ),
+        (
+            Event("action", 0, data={"trigger": "t", "action": "exec", "status": "skipped",
+                                     "why": "the breaker is open", "count": 1200}),
+            "exec of t skipped 1,200 times: the breaker is open",
+        ),
+        (
+            Event("action", 0, data={"trigger": "t", "action": "exec", "status": "failed",
+                                     "why": "no \x1b[1m"}),
+            "exec of t failed: no \\x1b[1m",
+        ),
+        (
+            Event("action", 0, data={
+                "trigger": "t", "action": "heap-dump", "status": "done", "why": None,
+                "result": {"path": "a-1.heap", "freeze_after_crossing_ns": 21_000_000,
+                           "park_still_on": True, "engine": "clone", "pause_ns": 640_000}}),
+            "heap-dump of t done: a-1.heap, frozen 21 ms after the crossing, paused 640 µs",
+        ),
+        (
+            Event("action", 0, data={
+                "trigger": "t", "action": "heap-dump", "status": "done", "why": None,
+                "result": {"path": "a", "freeze_after_crossing_ns": 2_000_000_000,
+                           "park_still_on": None, "engine": "precopy"}}),
+            ("heap-dump of t done: a, frozen 2.00 s after the crossing, perhaps after the park "
+            "(precopy copies first)"),
+        ),
+        (
+            Event("breaker", 0, data={"name": "action:t/exec", "from": "closed", "to": "open",
+                                      "why": "it failed"}),
+            "breaker action:t/exec open: it failed",
+        ),
+        (Event("breaker", 0, data={"name": "probe:wakes", "to": "open", "why": ""}), None),
+        (
             Event("large_alloc", 0, pid=1, tid=2, data={"size_bytes": 1 << 20, "api": "malloc"}),
             "thread 1/2 allocated 1.0 MiB (malloc)",
         ),
@@ -305,6 +341,15 @@ def test_a_name_is_said_once_for_all_who_wait_for_the_thing() -> None:
     assert [text.rpartition(" ")[2] for text in said] == ["app.cache._lock", "app.other"]
 
 
+def test_why_nothing_is_done_is_said_once() -> None:
+    stream = io.StringIO()
+    skipped = {"trigger": "t", "action": "exec", "status": "skipped", "count": 3}
+    whys = ("cooldown of 5 min", "cooldown of 5 min", "the breaker is open")
+    sink = HumanLines(stream, Style())
+    sink.on_events([Event("action", 0, data={**skipped, "why": why}) for why in whys])
+    assert [text.rpartition(": ")[2] for text in stream.getvalue().splitlines()] == [*whys[1:]]
+
+
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
     lambda inner: (
@@ -315,7 +360,9 @@ JSON = st.recursive(
 KEYS = ("stack", "resource", "waker", "syscall", "fd", "end", "totals", "why", "backend", "python",
         "size_bytes", "exit_code",
         "holder", "candidates", "chain", "cycle", "knot", "child_pid",
-        "idle_reason", "count", "record_kind")  # fmt: skip
+        "idle_reason", "count", "record_kind",
+        "trigger", "action", "actions", "status", "on", "park_id", "name", "to",
+        "result")  # fmt: skip
 
 
 @given(

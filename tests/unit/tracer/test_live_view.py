@@ -135,6 +135,11 @@ def test_loss_and_the_governor_are_shown() -> None:
     assert "! governor: slow_path shed: dear" in text
 
 
+def test_an_open_breaker_is_shown() -> None:
+    shown = snapshot(breakers=(("action:stuck/exec", "open"),))
+    assert "action:stuck/exec open" in "\n".join(screen(shown, ViewState(), 120, 24))
+
+
 def test_text_of_the_target_can_neither_steer_nor_style() -> None:
     name = "\x1b[2J[bold red]x[/]\u202e"
     thread = LiveThread(1, 2, S, "io", name, data={"syscall": "\x9b5m", "stack": [{"file": name}]})

@@ -138,4 +138,4 @@ class Budget:
             "why": decision.why,
             "cost": round(decision.cost, 6),
         }
-        return [*events, Event("governor", now_ns, data=data)]
+        return [*events, Event("governor", now_ns, data=data), decision.change.event(now_ns)]

@@ -1,0 +1,1 @@
+"""Triggers: conditions over what is observed, and what is done when they hold."""

@@ -168,13 +168,18 @@ setup() {
     need_bcc
     need_compiler
     [ "$1" = base ] || need_test_tools
-    up_to_date "$1" && { compile_units; return; }
+    up_to_date "$1" && { set_up_native "$1"; return; }
     # Two set-ups at once wait for each other; the second finds the work done.
     exec {lock}<"$(dirname "$venv")"
     flock "$lock"
     up_to_date "$1" || make_environment "$1"
     exec {lock}<&-
+    set_up_native "$1"
+}
+
+set_up_native() {
     compile_units
+    [ "$1" = base ] || install_map "its tests"
 }
 
 # Heap dumps are C; everything else works without a compiler.
@@ -197,6 +202,42 @@ compile_units() {
     (cd "$root" && PYTHONDONTWRITEBYTECODE=1 quietly "$venv/bin/python" -m tracer.heap.build) ||
         say "going on without heap dumps, see above"
     touch "$stamp" 2>/dev/null || true
+}
+
+# --- the example's map -----------------------------------------------------------
+
+# What an installed map was made from: its sources, byte for byte, and the Python.
+map_key() {
+    (cd "$root/examples/concurrent_map" && python_key &&
+        find setup.py MANIFEST.in README.md pyproject.toml src -type f ! -name '*.pyc' ! -name '*.so' -print0 |
+        LC_ALL=C sort -z | xargs -0 sha256sum | sha256sum)
+}
+
+# What an extension is compiled with. The probes do not need systemtap-sdt-dev.
+need_headers() {
+    local include
+    include=$("$python" -c 'import sysconfig; print(sysconfig.get_path("include"))')
+    [ ! -e "$include/Python.h" ] || return 0
+    may_install && apt_install "compiles the example's concurrent map" python3-dev || return 0
+}
+
+# install_map FOR_WHAT: the C extension of examples/concurrent_map, into the environment. Made
+# from a copy, for the tree may belong to somebody else.
+install_map() {
+    stamped map "$(map_key)" && return
+    need_headers
+    say "building the concurrent map of examples/concurrent_map ($1)"
+    local copy status=0
+    copy=$(mktemp -d)
+    (cd "$root/examples/concurrent_map" && cp -r setup.py MANIFEST.in README.md pyproject.toml src "$copy")
+    quietly "$venv/bin/python" -m pip --disable-pip-version-check install -q --no-deps \
+        --no-build-isolation --force-reinstall "$copy" || status=$?
+    rm -rf "$copy"
+    [ "$status" -eq 0 ] || {
+        say "going on without the map, see above (it needs a C compiler and Python's headers)"
+        return 0
+    }
+    map_key >"$venv/.made-map"
 }
 
 # --- what only the tests need -------------------------------------------------

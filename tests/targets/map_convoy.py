@@ -28,7 +28,8 @@ KEYS = 5_000
 
 def convoy(milliseconds, waiters):
     """Holder and waiters, with the lines that they stand at."""
-    held, found = threading.Event(), {"waiters": [], "shard": sessions.shard_of("key")}
+    held, waiting = threading.Event(), []
+    found = {"waiters": waiting, "shard": sessions.shard_of("key")}
 
     def holder():
         found["holder"] = threading.get_native_id()
@@ -37,7 +38,7 @@ def convoy(milliseconds, waiters):
             time.sleep(milliseconds / 1000)  # holds the shard
 
     def waiter():
-        found["waiters"].append(threading.get_native_id())
+        waiting.append(threading.get_native_id())
         held.wait()
         sessions.store("key", 1)  # waits for the shard
 

@@ -1,94 +1,22 @@
-"""GuardedMap: every transition, what is served in each state, one probe among many threads."""
+"""GuardedMap: every transition, what is served in each state."""
 
 from __future__ import annotations
 
 import gc
-import threading
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from concurrent_map import (
-    ConcurrentMap,
     GuardedMap,
     MapUnavailableError,
     StaleIterationError,
     Transition,
     guards,
-    reference,
 )
-from concurrent_map._breaker import Breaker, Permit
 from concurrent_map.guarded import GuardedIterator
-
-WINDOW, REST_S = 10, 30.0
-
-
-class Clock:
-    """Seconds that pass when they are told to."""
-
-    def __init__(self) -> None:
-        self.now_s = 100.0
-
-    def __call__(self) -> float:
-        return self.now_s
-
-
-@pytest.fixture(params=[ConcurrentMap, reference.ConcurrentMap], ids=["c", "reference"])
-def inner(request: pytest.FixtureRequest) -> Any:
-    return request.param({n: n * n for n in range(40)}, name="sessions")
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture
-def told() -> list[Transition]:
-    return []
-
-
-@pytest.fixture
-def guarded(inner: Any, clock: Clock, told: list[Transition]) -> GuardedMap[int, int]:
-    return GuardedMap(
-        inner,
-        percent=60,
-        window=WINDOW,
-        rest_s=REST_S,
-        snapshot_every_s=0,
-        clock=clock,
-        on_change=told.append,
-    )
-
-
-def fail(guarded: GuardedMap[Any, Any], times: int = 1) -> None:
-    """Iterations under which a key comes and goes: real failures."""
-    for _ in range(times):
-        walk = guarded.iterate()
-        next(walk)
-        guarded.map.store(-1, 0)
-        guarded.map.load_and_delete(-1)
-        with pytest.raises(StaleIterationError):
-            next(walk)
-
-
-def state(guarded: GuardedMap[Any, Any]) -> str:
-    """A call: the type checker believes that a property stays as it is."""
-    return guarded.state
-
-
-def whole(guarded: GuardedMap[Any, Any]) -> dict[Any, Any]:
-    return dict(guarded.iterate())
-
-
-def opened(guarded: GuardedMap[Any, Any]) -> None:
-    fail(guarded, 7)
-    assert state(guarded) == "open"
-
-
-def moves(told: list[Transition]) -> list[tuple[str, str]]:
-    return [(one.old, one.new) for one in told]
+from guarding import REST_S, WINDOW, Clock, fail, moves, opened, state, whole
 
 
 def test_it_opens_with_one_failure_more_than_the_share(
@@ -328,90 +256,3 @@ def test_a_listener_may_use_the_map_and_its_errors_are_not_the_callers(
     assert seen == [("open", 40), ("half_open", 40), ("closed", 40)]
     logged = [str(one.exc_info[1]) for one in caplog.records if one.exc_info]
     assert logged == ["open", "half_open", "closed"]
-
-
-def together(count: int, work: Callable[[int], None]) -> None:
-    """``work(number)`` in so many threads, which begin at once."""
-    barrier = threading.Barrier(count)
-    errors: list[BaseException] = []
-
-    def run(number: int) -> None:
-        barrier.wait()
-        try:
-            work(number)
-        except BaseException as error:  # noqa: BLE001 - told below
-            errors.append(error)
-
-    threads = [threading.Thread(target=run, args=(n,)) for n in range(count)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert not errors
-
-
-def test_of_many_threads_exactly_one_probes(guarded: GuardedMap[int, int], clock: Clock) -> None:
-    for _ in range(50):
-        opened(guarded)
-        clock.now_s += REST_S
-        walks: list[Any] = []
-        together(8, lambda _number, walks=walks: walks.append(guarded.iterate()))  # type: ignore[misc]
-        probes = [walk for walk in walks if isinstance(walk, GuardedIterator)]
-        assert len(probes) == 1
-        assert len(list(probes[0])) == 40
-        assert state(guarded) == "closed"
-
-
-def test_no_outcome_is_lost_between_threads(clock: Clock) -> None:
-    breaker = Breaker(percent=90, window=100_000, rest_s=1, clock=clock)
-
-    def work(number: int) -> None:
-        for n in range(2000):
-            permit = breaker.ask()
-            assert permit is not None
-            breaker.settle(permit, "failed" if n % 4 == number % 4 else "complete")
-
-    together(6, work)
-    assert (breaker.samples, breaker.failures) == (12_000, 3000)
-
-
-def test_transitions_are_told_in_order_whoever_causes_them(inner: Any, clock: Clock) -> None:
-    told: list[Transition] = []
-    guarded: GuardedMap[int, int] = GuardedMap(
-        inner, window=3, percent=50, rest_s=0, clock=clock, on_change=told.append
-    )
-
-    def work(number: int) -> None:
-        for n in range(100):
-            if number < 2:
-                inner.store(1000 + n % 3, number)
-                inner.load_and_delete(1000 + n % 3)
-            guarded.probe()
-
-    together(6, work)
-    assert [one.number for one in told] == list(range(1, guarded.transitions + 1))
-    states = ["closed", *(one.new for one in told)]
-    assert all(one.old == states[one.number - 1] for one in told)
-    allowed = {("closed", "open"), ("open", "half_open"), ("half_open", "open")}
-    assert set(moves(told)) <= allowed | {("half_open", "closed")}
-
-
-def test_an_iterator_may_go_away_while_the_same_thread_holds_the_breaker(
-    guarded: GuardedMap[int, int],
-) -> None:
-    walk: Any = guarded.iterate()
-    next(walk)
-    with guarded._breaker._lock:  # as when the garbage collector runs at an allocation inside
-        del walk
-        gc.collect()
-    whole(guarded)
-    assert (guarded.failures, guarded.samples) == (0, 2)
-
-
-def test_only_the_first_word_for_a_permit_counts(clock: Clock) -> None:
-    breaker = Breaker(percent=60, window=5, rest_s=1, clock=clock)
-    permit = breaker.ask()
-    assert isinstance(permit, Permit)
-    assert breaker.settle(permit, "failed")
-    assert not breaker.settle(permit, "complete")
-    assert (breaker.samples, breaker.failures, breaker.retry_in_s()) == (1, 1, 0.0)

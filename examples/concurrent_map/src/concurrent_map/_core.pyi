@@ -8,7 +8,9 @@ hand on what a key's ``__hash__`` or ``__eq__`` raises; the map is then unchange
 """
 
 from collections.abc import Callable, Iterator
-from typing import Any, Generic, Literal, Self, TypeAlias, TypedDict, TypeVar, overload
+from typing import Any, Generic, Literal, Self, TypeAlias, TypeVar, overload
+
+from concurrent_map._stats import Stats
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -20,6 +22,12 @@ Change: TypeAlias = tuple[int, Literal["store", "delete", "clear"], Any, Any]
 
 HAS_PROBES: bool
 """Whether the USDT probes were compiled in (<sys/sdt.h> was there)."""
+
+def probe_breaker(map: Map[Any, Any], old: int, new: int, failures: int, samples: int, /) -> None:
+    """Fire the USDT probe ``breaker``(map, old, new, failures, samples), and nothing else.
+
+    The states: 0 closed, 1 open, 2 half_open. Raises TypeError if ``map`` is no Map.
+    """
 
 class Map(Generic[K, V]):
     """A sharded hash table for many threads."""

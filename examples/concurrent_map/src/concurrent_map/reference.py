@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 from concurrent_map._errors import HistoryLostError, StaleIterationError, ViewClosedError
 from concurrent_map._mapping import Cursor, MapMethods, ViewMethods
 from concurrent_map._stats import Stats
+from concurrent_map._unraisable import unraisable
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -228,10 +229,8 @@ class ConcurrentMap(MapMethods[K, V]):
         for callback in tuple(self._callbacks):
             try:
                 callback(*change)
-            except Exception as error:  # noqa: BLE001 - the change has been made
-                arguments: Any = sys.UnraisableHookArgs
-                said = (type(error), error, error.__traceback__, None, callback)
-                sys.unraisablehook(arguments(said))
+            except BaseException as error:  # noqa: BLE001 - the change has been made
+                unraisable(error, callback)
 
     def __len__(self) -> int:
         return len(self._table)

@@ -79,6 +79,25 @@ static void module_free(void *module)
     module_clear(module);
 }
 
+/* What a GuardedMap, which is Python, has for tracers to hang on. */
+static PyObject *probe_breaker(PyObject *module, PyObject *args)
+{
+    PyObject *map;
+    int old, new;
+    Py_ssize_t failures, samples;
+    cmap_state *state = PyModule_GetState(module);
+    if (!PyArg_ParseTuple(args, "O!iinn:probe_breaker", state->map, &map, &old, &new, &failures,
+                          &samples))
+        return NULL;
+    CM_PROBE5(breaker, map, old, new, failures, samples);
+    Py_RETURN_NONE;
+}
+
+static PyMethodDef module_methods[] = {
+    {"probe_breaker", probe_breaker, METH_VARARGS, "Fires the USDT probe `breaker`."},
+    {NULL, NULL, 0, NULL},
+};
+
 /* No Py_mod_gil: written for a free-threaded build, but not tested on one, so it is not
  * declared to be safe there. */
 static PyModuleDef_Slot module_slots[] = {
@@ -94,6 +113,7 @@ struct PyModuleDef cmap_module = {
     .m_name = "concurrent_map._core",
     .m_doc = "The C implementation of concurrent_map; its contracts stand in _core.pyi.",
     .m_size = sizeof(cmap_state),
+    .m_methods = module_methods,
     .m_slots = module_slots,
     .m_traverse = module_traverse,
     .m_clear = module_clear,

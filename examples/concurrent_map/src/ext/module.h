@@ -35,7 +35,6 @@ void cmap_list_remove(cm_map *map);
 /* --- map_object.c --- */
 MapObject *cmap_map_new(PyTypeObject *type, PyObject *name, Py_ssize_t shards,
                         Py_ssize_t history, int raw);
-int cmap_is_map(cmap_state *state, PyObject *object);
 
 /* --- locate.c: a key on its way through the table --- */
 

@@ -10,6 +10,7 @@ JSON with what the map itself has counted so far.
 ``range MODE OUTCOME N``    one range over N entries
 ``mix THREADS ROUNDS``      a bit of everything, in C, from several threads
 ``more``                    splits, retired and stale buckets, retries, views: one each
+``breaker OLD NEW FAILURES SAMPLES``   a circuit breaker changes its state
 ``abandon MS``              a wait for a shard that a signal ends, then one for a lock
 ``truth``                   nothing but the answer
 """
@@ -172,6 +173,8 @@ def obey(words):
         mix(*numbers)
     elif name == "more":
         more()
+    elif name == "breaker":
+        loaded[0].toy_breaker(where(), *map(ctypes.c_uint64, numbers))
     elif name == "abandon":
         return abandon(*numbers)
     elif name == "plain":

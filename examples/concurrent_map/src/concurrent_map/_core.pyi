@@ -138,7 +138,7 @@ class Map(Generic[K, V]):
         """All changes after ``since_version``, in their order: (version, operation, key, value).
 
         Raises HistoryLostError when some of them are no longer in the bounded history
-        (``ConcurrentMap(history=N)``), ValueError for a version that is yet to come.
+        (``ConcurrentMap(history=N)``), ValueError for a version that there is not yet.
         """
 
     def stats(self) -> Stats: ...

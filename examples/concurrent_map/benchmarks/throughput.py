@@ -3,19 +3,21 @@
     python throughput.py --entries 1000 --threads 2 --workload mixed
 
 Each round does the same operations on each table, beginning with another one each time.
-The result: {"rates": {table: [operations per second in each round]}, "overlap": …, …}. Ratios are to be taken
-round by round: a machine that others use is faster or slower from one second to the next.
+The result: {"rates": {table: [operations per second in each round]}, "overlap": …, …}.
+Ratios are to be taken round by round: a machine that others use is faster or slower from
+one second to the next.
 
     read_mostly    95 % load, 5 % store, of keys that are there
     mixed          50 % load, 25 % store, 25 % delete, half of the keys are there
     range          whole walks, and writes (store and delete of keys of their own) of about the
                    same price: made by another thread meanwhile, or between the walks
     snapshot       a snapshot is taken and kept, then 100 stores are made, and so on; with two
-                   threads, one takes snapshots while the other stores
+                   threads, one takes and keeps them while the other stores, a few hundred
+                   stores ahead at most
 
-With two threads of which each has a part of its own, the round is cut into ``LAPS``, in
-each of which both begin together: neither works alone for long. "overlap" is what share of
-the time both were at work, in each round.
+With two threads of which each has a part of its own, neither works alone for long: ranges
+are cut into ``LAPS`` in each of which both begin together. "overlap" is what share of the
+time both were at work, in each round.
 """
 
 from __future__ import annotations
@@ -36,6 +38,8 @@ ITEMS_PER_WRITE = 10
 """An item of a walk takes about a tenth of a store."""
 LAPS = 5
 ENOUGH_S = 0.4
+AHEAD = 4
+"""So many hundred stores may be made before the snapshot that is due."""
 Work = Callable[[], int]
 """One thread's part of a round, or of a lap of it; the operations that it did."""
 
@@ -137,7 +141,7 @@ def snapshots(table: Any, keys: list[str], count: int, threads: int) -> Works:
     """
     chance = random.Random(1)
     per = WRITES_PER_SNAPSHOT
-    number = max(1, min(count // per, 10_000_000 // len(keys)) // LAPS)
+    number = max(5, min(count // per, 10_000_000 // len(keys)))
     parts = [[(1, chance.choice(keys)) for _ in range(per)] for _ in range(number)]
 
     def both() -> int:
@@ -147,17 +151,25 @@ def snapshots(table: Any, keys: list[str], count: int, threads: int) -> Works:
             del kept
         return per * len(parts)
 
+    due, room = threading.Semaphore(0), threading.Semaphore(AHEAD)
+
     def take() -> int:
+        kept = None
         for _ in parts:
-            table.snapshot()
+            due.acquire()
+            kept = table.snapshot()
+            room.release()
+        del kept
         return 0
 
     def write() -> int:
         for part in parts:
+            room.acquire()
+            due.release()
             table.operate(part)
         return per * len(parts)
 
-    return Works([both] if threads == 1 else [take, write], LAPS)
+    return Works([both] if threads == 1 else [take, write])
 
 
 def prepared(workload: str, entries: int, threads: int, count: int) -> dict[str, Works]:

@@ -76,8 +76,6 @@ CONVOY = TARGETS / "map_convoy.py"
 def built(directory: Path, interpreter: Interpreter) -> Path | None:
     """A directory to import ``concurrent_map`` from, compiled for an interpreter.
 
-    None where a compiler, ``sys/sdt.h`` or the interpreter's headers are not here.
+    None where a compiler or the interpreter's headers are not here, and for a chroot's.
     """
-    if interpreter.chroot is not None or not _has_sdt():
-        return None
-    return compile_map(directory, interpreter)
+    return None if interpreter.chroot is not None else compile_map(directory, interpreter)

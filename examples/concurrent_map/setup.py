@@ -1,7 +1,4 @@
-"""The C extension; everything else stands in pyproject.toml.
-
-``<sys/sdt.h>`` (systemtap-sdt-dev) is used if it is there: then ``HAS_PROBES`` is true.
-"""
+"""The C extension; everything else stands in pyproject.toml."""
 
 from glob import glob
 

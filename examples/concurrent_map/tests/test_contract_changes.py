@@ -7,9 +7,8 @@ import sys
 import threading
 from typing import Any
 
-from contract import Contract, both, meanwhile
-
 from concurrent_map import HistoryLostError
+from contract import Contract, both, meanwhile
 
 
 def replay(replica: dict[Any, Any], changes: list[Any], version: int) -> int:
@@ -136,9 +135,9 @@ class Changes(Contract):
         for wrong in (6, -1, 10**30, -(10**30)):
             with self.assertRaises(ValueError):
                 m.changes(wrong)
-        for wrong in ("1", 1.0, None):
+        for other in ("1", 1.0, None):
             with self.assertRaises(TypeError):
-                m.changes(wrong)
+                m.changes(other)
         assert m.stats()["history"] == 3
 
     def test_without_a_history(self) -> None:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import itertools
 import threading
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
-from contract import MODES, Contract, both, meanwhile
-
 from concurrent_map import StaleIterationError, ViewClosedError
+from contract import MODES, Contract, both, meanwhile
 
 
 def outcomes(m: Any, mode: str) -> dict[str, int]:
@@ -46,7 +47,7 @@ class Walks(Contract):
         assert len(set(m.items())) == 100
         for pair in m.items():
             assert hash(pair) == hash((pair[0], pair[1]))
-        kept = [pair for pair in m.iterate("weak")]
+        kept = list(m.iterate("weak"))
         assert len({id(pair) for pair in kept}) == 100
 
     def test_it_is_over_when_it_is_over(self) -> None:
@@ -90,7 +91,8 @@ class Walks(Contract):
             assert m.range(lambda k, v, seen=seen: seen.append((k, v)), mode) == 20
             assert sorted(seen) == [(n, n) for n in range(20)]
             assert m.range(lambda k, v: False, mode) == 1  # noqa: ARG005
-            for falsy in (None, 0, "", []):  # only False ends it
+            falsies: list[Any] = [None, 0, "", []]
+            for falsy in falsies:  # only False ends it
                 assert m.range(lambda k, v, falsy=falsy: falsy, mode) == 20  # noqa: ARG005
             with self.assertRaises(ZeroDivisionError):
                 m.range(lambda k, v: 1 // 0, mode)  # noqa: ARG005
@@ -111,7 +113,7 @@ class Walks(Contract):
 
 class Strict(Contract):
     def test_it_fails_at_the_next_step_after_any_change_of_structure(self) -> None:
-        changes = {
+        changes: dict[str, Callable[[Any], object]] = {
             "store": lambda m: m.store("new", 1),
             "delete": lambda m: m.load_and_delete(5),
             "load_or_store": lambda m: m.load_or_store("new", 1),
@@ -125,14 +127,14 @@ class Strict(Contract):
                 for _ in range(steps):
                     next(walk)
                 assert walk.valid
-                meanwhile(lambda change=change, m=m: change(m))
+                meanwhile(partial(change, m))
                 assert not walk.valid
                 with self.assertRaises(StaleIterationError):
                     next(walk)
                 assert list(walk) == []
 
     def test_values_that_are_replaced_do_not_count(self) -> None:
-        m = self.new({n: 0 for n in range(100)})
+        m = self.new(dict.fromkeys(range(100), 0))
         walk = m.iterate("strict")
         next(walk)
         for n in range(100):
@@ -143,7 +145,7 @@ class Strict(Contract):
         assert len(list(walk)) == 99
 
     def test_range_fails_as_well(self) -> None:
-        m = self.new({n: 0 for n in range(100)})
+        m = self.new(dict.fromkeys(range(100), 0))
         with self.assertRaises(StaleIterationError):
             m.range(lambda k, _: m.store(("new", k), 0), "strict")
         assert outcomes(m, "strict") == {"stale": 1}
@@ -261,7 +263,7 @@ class Pictures(Contract):
             lambda: 1 in view,
             lambda: list(view),
             lambda: view.range(print),
-            lambda: view.__enter__(),
+            view.__enter__,
         ):
             with self.assertRaises(ViewClosedError):
                 use()
@@ -348,11 +350,11 @@ class SharedBetweenThreads(Contract):
                         return
 
             threads = [threading.Thread(target=take, args=(share,)) for share in shares]
-            if self.is_c:
+            if self.is_c and mode in {"weak", "strict"}:
                 with m.exclusive(0):  # they all come to wait at one shard
                     for thread in threads:
                         thread.start()
-                    waiting(m, len(threads))
+                    until_waiting(m, len(threads))
             else:
                 for thread in threads:
                     thread.start()
@@ -369,7 +371,7 @@ class SharedBetweenThreads(Contract):
             return
         with m.exclusive(0):
             thread.start()
-            waiting(m, 1)
+            until_waiting(m, 1)
             walk.close()
         thread.join()
         assert got == []
@@ -377,13 +379,11 @@ class SharedBetweenThreads(Contract):
         assert m.stats()["view_bytes"] == 0  # and it has left nothing owned
 
 
-def waiting(m: Any, count: int) -> None:
-    """Until so many threads wait for a shard, or there is nothing for them to wait for."""
+def until_waiting(m: Any, count: int) -> None:
+    """Until there were so many waits for the shard that the caller has in hand."""
     pause = threading.Event()
-    for _ in range(200):
-        # Not stats(): it would have to wait as well.
-        if pause.wait(0.001) or len(threading.enumerate()) <= count:
-            return
+    while m.stats()["waits"] < count:
+        pause.wait(0.001)
 
 
 globals().update(both(__name__, Walks, Strict, Weak, Pictures, Cursors, SharedBetweenThreads))

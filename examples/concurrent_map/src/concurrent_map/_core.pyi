@@ -21,7 +21,7 @@ What: TypeAlias = Literal["items", "keys", "values"]
 Change: TypeAlias = tuple[int, Literal["store", "delete", "clear"], Any, Any]
 
 HAS_PROBES: bool
-"""Whether the USDT probes were compiled in (<sys/sdt.h> was there)."""
+"""Whether the USDT probes were compiled in: on x86-64 and aarch64."""
 
 def probe_breaker(map: Map[Any, Any], old: int, new: int, failures: int, samples: int, /) -> None:
     """Fire the USDT probe ``breaker``(map, old, new, failures, samples), and nothing else.

@@ -193,6 +193,8 @@ static int iterator_traverse(Iterator *self, visitproc visit, void *arg)
     if (bucket == NULL || !bucket->retired || bucket->owners != 1)
         return 0;
     for (uint32_t i = 0; i < bucket->count; i++) {
+        if (cm_borrowed(bucket, i))
+            continue;
         Py_VISIT((PyObject *)bucket->entry[i].key);
         Py_VISIT((PyObject *)bucket->entry[i].value);
     }

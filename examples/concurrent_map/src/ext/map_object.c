@@ -120,6 +120,8 @@ static int visit_dir(cm_map *map, const cm_dir *dir, int shared, visitproc visit
             continue;
         bucket->mark = map->mark;
         for (uint32_t at = 0; at < bucket->count; at++) {
+            if (cm_borrowed(bucket, at))
+                continue;
             Py_VISIT((PyObject *)bucket->entry[at].key);
             Py_VISIT((PyObject *)bucket->entry[at].value);
         }

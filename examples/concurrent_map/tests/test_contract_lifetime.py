@@ -1,0 +1,402 @@
+"""What a map keeps alive, and that it lets go: references, cycles, memory, threads, processes."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import os
+import signal
+import subprocess
+import sys
+import threading
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+from contract import MODES, Contract, both
+
+REPETITIONS = int(os.environ.get("CONCURRENT_MAP_REPETITIONS", "30"))
+
+
+class Thing:
+    """Can be referred to weakly, and refers to whatever it is given."""
+
+    def __init__(self, other: object = None) -> None:
+        self.other = other
+
+
+def exercise(new: Callable[..., Any], key: Any, value: Any) -> None:
+    """Each method once, on a map with ``key`` and ``value`` among others."""
+    m = new({n: n for n in range(100)}, history=5)
+    told: list[Any] = []
+    m.on_update(lambda *change: told.append(change))
+    m.store(key, value)
+    m.store(key, value)
+    m.load(key)
+    m.load_or_store(key, None)
+    m.compare_and_swap(key, value, value)
+    m.compare_and_swap(key, object(), None)
+    walks = [m.iterate(mode, what) for mode in MODES for what in ("items", "keys", "values")]
+    for walk in walks:
+        next(walk)
+    with m.snapshot() as first, m.read_view() as second, m.exclusive(key):
+        m.compare_and_delete(key, value)
+        m.load_or_store(key, value)
+        for view in (first, second):
+            assert (view[key], key in view, len(view), len(list(view))) == (value, True, 101, 101)
+            view.range(lambda k, v: None)  # noqa: ARG005
+        for n in range(400):  # splits
+            m.store(n, value)
+    for walk in walks[::2]:
+        walk.close()
+    cursors = m.cursors(2)
+    cursors[0].try_advance(0)
+    list(cursors[1])
+    m.changes(m.version - 5)
+    m.load_and_delete(key)
+    m.pop(0)
+    m.popitem()
+    with contextlib.suppress(KeyError):
+        m[value, key]
+    with contextlib.suppress(TypeError):
+        m.store([], key)
+    with contextlib.suppress(TypeError):
+        m.range(key)
+    m.clear()
+    m.store(key, value)
+
+
+class References(Contract):
+    def test_every_reference_is_let_go(self) -> None:
+        key, value = Thing(), Thing()
+        exercise(self.new, key, value)
+        gc.collect()
+        counts = sys.getrefcount(key), sys.getrefcount(value)
+        objects = len(gc.get_objects())
+        for _ in range(REPETITIONS):
+            exercise(self.new, key, value)
+        gc.collect()
+        assert (sys.getrefcount(key), sys.getrefcount(value)) == counts
+        assert abs(len(gc.get_objects()) - objects) < 10
+
+    def test_memory_comes_back_to_its_base(self) -> None:
+        m = self.new()
+        for n in range(2000):
+            m.store(n, n)
+        m.clear()
+        base = m.stats()
+        for _ in range(5):
+            for n in range(2000):
+                m.store(n, n)
+            views = [m.snapshot() for _ in range(3)]
+            for n in range(2000):
+                m.store(n, -n)
+            walk = m.iterate("weak")
+            next(walk)
+            m.clear()
+            del views, walk
+        stats = m.stats()
+        for what in ("table_bytes", "view_bytes", "view_entries", "views_open", "entries"):
+            assert stats[what] == base[what]
+
+    def test_the_heap_does_not_grow(self) -> None:
+        if not self.is_c:
+            return
+        program = (
+            "import sys, resource\n"
+            "from concurrent_map import ConcurrentMap\n"
+            "def work():\n"
+            "    m = ConcurrentMap({n: n for n in range(20000)}, history=1000)\n"
+            "    views = [m.snapshot() for _ in range(3)]\n"
+            "    for n in range(0, 40000, 3): m.store(n, -n)\n"
+            "    walk = m.iterate('weak'); next(walk); m.clear()\n"
+            "for n in range(5): work()\n"
+            "base = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+            "for n in range(30): work()\n"
+            "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - base)\n"
+        )
+        said = subprocess.run(
+            [sys.executable, "-c", program],
+            capture_output=True, text=True, check=True,
+            env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+        )  # fmt: skip
+        assert int(said.stdout) < 4096  # KiB; one round takes more
+
+    def test_no_thread_is_left(self) -> None:
+        before = threads()
+        exercise(self.new, Thing(), Thing())
+        assert threads() == before
+
+
+class Cycles(Contract):
+    def test_cycles_through_a_map_are_found(self) -> None:
+        makers: dict[str, Callable[[Any], object]] = {
+            "value": lambda m: m.store("self", m),
+            "key": lambda m: m.store(Thing(m), 1),
+            "replaced": lambda m: (m.store("self", m), m.store("self", 1)),
+            "snapshot": lambda m: m.store("view", m.snapshot()),
+            "kept by a view": lambda m: (
+                m.store("self", Thing(m)), m.store("view", m.snapshot()), m.store("self", 1)
+            ),
+            "iterator": lambda m: m.store("walk", m.iterate("weak")),
+            "begun iterator": lambda m: begun(m, "weak"),
+            "begun picture": lambda m: begun(m, "view"),
+            "cursors": lambda m: m.store("cursors", m.cursors(2)),
+            "exclusive": lambda m: m.store("section", m.exclusive("k")),
+            "callback": lambda m: m.on_update(lambda *_: m),
+            "history": lambda m: (m.store("self", m), m.load_and_delete("self")),
+        }  # fmt: skip
+        for name, make in makers.items():
+            m = self.new({n: n for n in range(30)}, history=8)
+            m.store("witness", witness := Thing())
+            gone = weakref.ref(witness), weakref.ref(m)
+            make(m)
+            del m, witness
+            gc.collect()
+            assert [one() for one in gone] == [None, None], name
+
+    def test_what_is_reachable_stays(self) -> None:
+        m = self.new({n: Thing() for n in range(50)})
+        view = m.snapshot()
+        walk = m.iterate("weak")
+        next(walk)
+        for n in range(50):
+            m.store(n, Thing(m))
+        outer = [m]
+        m.store("outer", outer)
+        for _ in range(3):
+            gc.collect()
+        assert all(type(thing) is Thing for thing in view.values())
+        assert len(list(walk)) >= 0
+        assert all(thing.other is m for key, thing in m.items() if key != "outer")
+
+    def test_finalizers_in_a_cycle_may_use_what_is_left(self) -> None:
+        seen: list[Any] = []
+
+        class Last:
+            def __init__(self, m: Any) -> None:
+                self.m, self.view, self.section = m, m.snapshot(), m.exclusive("k")
+
+            def __del__(self) -> None:
+                self.m.store("last", 1)
+                with self.section:
+                    seen.append((self.m.load("last"), len(self.m) > 0))
+
+        m = self.new()
+        m.store("last", Last(m))
+        del m
+        gc.collect()
+        gc.collect()
+        assert seen == [(1, True)]
+
+    def test_maps_in_maps(self) -> None:
+        depth = 100_000 if self.is_c else 10_000
+        kinds = [self.package.ConcurrentMap]
+        if self.is_c:
+            kinds.append(self.package._core.Map)
+        for kind in kinds:
+            m: Any = None
+            for _ in range(depth):
+                m = kind({0: m}, shards=1)
+            del m
+            gc.collect()
+
+
+def begun(m: Any, mode: str) -> None:
+    """An iterator inside of the bucket that holds it, which is then replaced."""
+    m.store("cell", cell := [])
+    walk = m.iterate(mode)
+    next(walk)
+    cell.append(walk)
+    for n in range(30):
+        m.store(n, -n)
+
+
+def threads() -> int:
+    """The kernel's count; Python's where there is no /proc."""
+    try:
+        return len(os.listdir("/proc/self/task"))
+    except FileNotFoundError:
+        return threading.active_count()
+
+
+class Processes(Contract):
+    def test_a_forked_child_goes_on_with_the_map(self) -> None:
+        if threading.active_count() > 1:
+            self.skipTest("other threads are running")
+        m = self.new({n: n for n in range(100)})
+        view = m.snapshot()
+        held, go = threading.Event(), threading.Event()
+
+        def hold() -> None:
+            with m.exclusive(0):
+                held.set()
+                go.wait()
+
+        holder = threading.Thread(target=hold)
+        if self.is_c:  # the reference's lock is threading's
+            holder.start()
+            held.wait()
+        with warnings_off():
+            child = os.fork()
+        if child == 0:
+            status = 1
+            try:
+                signal.alarm(20)
+                for n in range(100):
+                    m.store(n, -n)
+                with m.exclusive(0):
+                    m.clear()
+                status = 0 if (len(m), len(view), view[7]) == (0, 100, 7) else 2
+            finally:
+                os._exit(status)
+        _, status = os.waitpid(child, 0)
+        go.set()
+        if self.is_c:
+            holder.join()
+        assert os.waitstatus_to_exitcode(status) == 0
+        assert (len(m), m[5]) == (100, 5)
+
+    def test_a_child_that_is_forked_with_a_shard_in_hand_has_it(self) -> None:
+        m = self.new({0: 0})
+        with m.exclusive(0), warnings_off():
+            child = os.fork()
+            if child == 0:
+                status = 1
+                try:
+                    signal.alarm(20)
+                    m.store(0, 1)
+                    status = 0
+                finally:
+                    os._exit(status)
+            _, status = os.waitpid(child, 0)
+        assert os.waitstatus_to_exitcode(status) == 0
+        m.store(0, 2)
+
+    def test_a_wait_for_a_shard_can_be_interrupted(self) -> None:
+        if not self.is_c or threading.current_thread() is not threading.main_thread():
+            return
+        m = self.new()
+        held, go = threading.Event(), threading.Event()
+        caught: list[int] = []
+
+        def hold() -> None:
+            with m.exclusive(0):
+                held.set()
+                while not m.stats()["waits"]:
+                    pass
+                while not go.wait(0.01):  # again, if one came just before it slept
+                    signal.pthread_kill(main.ident or 0, signal.SIGUSR1)
+
+        class Interrupted(Exception):
+            pass
+
+        def handler(*_: Any) -> None:
+            if not caught:
+                caught.append(1)
+                go.set()
+                raise Interrupted
+
+        main = threading.current_thread()
+        before = signal.signal(signal.SIGUSR1, handler)
+        holder = threading.Thread(target=hold)
+        try:
+            holder.start()
+            held.wait()
+            with self.assertRaises(Interrupted):
+                m.store(0, 1)
+        finally:
+            go.set()
+            holder.join()
+            signal.signal(signal.SIGUSR1, before)
+        assert (caught, dict(m)) == ([1], {})
+        m.store(0, 2)
+
+    def test_subinterpreters_have_maps_of_their_own(self) -> None:
+        if not self.is_c:
+            return
+        run = subinterpreter()
+        if run is None:
+            self.skipTest("no subinterpreters here")
+        program = (
+            f"import sys; sys.path[:] = {sys.path!r}\n"
+            "from concurrent_map import ConcurrentMap, StaleIterationError, _core\n"
+            "m = ConcurrentMap({n: n for n in range(1000)}, name='sub')\n"
+            "view = m.snapshot(); m.clear()\n"
+            "assert len(view) == 1000 and len(m) == 0\n"
+            "walk = m.iterate('strict'); m.store(1, 1)\n"
+            "try: next(walk)\n"
+            "except StaleIterationError: pass\n"
+            "else: raise SystemError('not stale')\n"
+            "m.store('m', m)\n"
+        )
+        for _ in range(3):
+            run(program)
+        m = self.new({1: 1})
+        assert dict(m.snapshot()) == {1: 1}
+
+    def test_the_module_can_be_let_go_and_imported_again(self) -> None:
+        if not self.is_c:
+            return
+        program = (
+            "import sys, gc, concurrent_map\n"
+            "m = concurrent_map.ConcurrentMap({1: 1})\n"
+            "for name in [n for n in sys.modules if n.startswith('concurrent_map')]:\n"
+            "    del sys.modules[name]\n"
+            "del concurrent_map; gc.collect()\n"
+            "import concurrent_map\n"
+            "other = concurrent_map.ConcurrentMap(m); m.store(2, 2)\n"
+            "assert (dict(other), dict(m)) == ({1: 1}, {1: 1, 2: 2})\n"
+            "try: concurrent_map.Snapshot(m)\n"
+            "except TypeError: print('fine')\n"
+        )
+        done = subprocess.run(
+            [sys.executable, "-X", "dev", "-W", "error", "-c", program],
+            capture_output=True, text=True, check=False,
+            env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+        )  # fmt: skip
+        assert (done.stdout, done.stderr, done.returncode) == ("fine\n", "", 0)
+
+    def test_a_build_without_a_gil_is_not_declared_safe(self) -> None:
+        """CPython then turns the GIL on when it imports the module."""
+        enabled = getattr(sys, "_is_gil_enabled", lambda: True)  # from 3.13 on
+        assert enabled()
+
+
+def subinterpreter() -> Callable[[str], object] | None:
+    """What runs a program in a new interpreter with a GIL of its own (3.11: a shared one)."""
+    try:
+        import _xxsubinterpreters as old  # type: ignore[import-not-found,unused-ignore]
+    except ImportError:
+        try:
+            import _interpreters as old  # type: ignore[import-not-found,unused-ignore,no-redef]
+        except ImportError:
+            return None
+
+    def run(program: str) -> None:
+        number = old.create()
+        try:
+            failed = old.run_string(number, program)
+            assert failed is None, failed
+        finally:
+            old.destroy(number)
+
+    return run
+
+
+class warnings_off:  # noqa: N801
+    """For a fork beside threads, of which 3.12 and later warn; ``warnings`` is not for threads."""
+
+    def __enter__(self) -> None:
+        import warnings
+
+        self.caught = warnings.catch_warnings()
+        self.caught.__enter__()
+        warnings.simplefilter("ignore")
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.caught.__exit__(None, None, None)
+
+
+globals().update(both(__name__, References, Cycles, Processes))
+del Contract, References, Cycles, Processes

@@ -19,6 +19,7 @@ from collector.counters import Counters
 from collector.deadlocks import DeadlockWatch
 from collector.decode import Decoded, decode
 from collector.events import Event
+from collector.map_breakers import MapBreakers
 from collector.native_map import MapTallies
 from collector.park import Findings, Park
 from collector.parks import ParkDetector
@@ -91,6 +92,7 @@ class Pipeline:
         self._chains = Chains(self._blames, detector)
         self._deadlocks = DeadlockWatch(attributor.context, detector, self._blames)
         self._maps = MapTallies(attributor.context)
+        self._breakers = MapBreakers(attributor.context)
         self._named_later: list[tuple[Park, Resource]] = []
         self._naming_due_ns = 0
         self._unlooked: list[Park] = []
@@ -237,6 +239,7 @@ class Pipeline:
         for sink in self._sinks:
             sink.on_records(decoded.records, dict(batch.dropped), batch.now_ns)
         self._emit([*batch.events, *map(self._named, events)])
+        self._emit([*map(self._named, self._breakers.events(decoded.records))])
         self._maps.heard([*batch.events, *events])
         self._maps.feed(decoded.records, lost=bool(batch.dropped.get(Kind.MAP_COUNT)))
         return decoded

@@ -11,7 +11,15 @@ from probes.errors import UsageError
 from tests.native_maps import compiled
 from tracer.elf import Elf
 from tracer.native.profiles import MODES, OUTCOMES, PROFILE_DIR, Profile, load, load_all, parse
-from tracer.native.sites import COUNTS, RANGES, SITE_SIZE, WAITS, not_library, plan_library
+from tracer.native.sites import (
+    BREAKERS,
+    COUNTS,
+    RANGES,
+    SITE_SIZE,
+    WAITS,
+    not_library,
+    plan_library,
+)
 
 OURS = PROFILE_DIR / "concurrent_map.toml"
 
@@ -108,7 +116,7 @@ def test_the_places_of_the_toy(tmp_path: Path) -> None:
         plan = plan_library(elf, ours, long_nops=True)
         cautious = plan_library(elf, ours, long_nops=False)
     assert not plan.refusals
-    assert {site.group for site in plan.sites} == {WAITS, RANGES, COUNTS}
+    assert {site.group for site in plan.sites} == {WAITS, RANGES, COUNTS, BREAKERS}
     assert all(len(site.packed(3)) == SITE_SIZE for site in plan.sites)
     (end,) = [site for site in plan.sites if site.function == "range_end"]
     assert list(end.details[:5]) == list(MapMode)[:5]

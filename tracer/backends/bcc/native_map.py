@@ -35,6 +35,7 @@ from tracer.elf import Elf
 from tracer.governor import SECOND_NS, Group
 from tracer.native.profiles import Profile
 from tracer.native.sites import (
+    BREAKERS,
     COUNTS,
     RANGES,
     WAITS,
@@ -57,7 +58,7 @@ UNPRICED_PERIOD_NS = SECOND_NS // 4
 UNPRICED_NS = 5 * SECOND_NS
 """So long after the attach the prices have been measured (whether a long nop is cheap here),
 or will not be."""
-_GROUPS = (Group(COUNTS, 2), Group(RANGES, 4), Group(WAITS, 5))
+_GROUPS = (Group(COUNTS, 2), Group(RANGES, 4), Group(WAITS, 5), Group(BREAKERS, 6))
 
 _Key = tuple[str, int, int]  # profile, device, inode
 

@@ -282,6 +282,16 @@ class RawMap:
 
     def drain(self, group: RawCursors, /) -> tuple[int, int, bytes]:
         """The same with what the steps hold: (won, lost, items as of ``record_walks``)."""
+    def race(
+        self, group: RawCursors, seed: int, pause: int, window: int, /
+    ) -> tuple[int, int, int, int, int, int]:
+        """The same, timed: (won, lost, left out, in_ns, clock_ns, elapsed_ns).
+
+        Between two steps ``pause`` rounds of work are done, and ``window`` rounds between
+        reading the counter and the compare-and-swap: twice as many at most, at random.
+        ``in_ns``: the sum of the times from before the reading to after the swap, of which
+        reading the clock took ``clock_ns``. Attempts of more than 20 us are left out.
+        """
 
 class RawCursors:
     """An atomic counter for RawMap.advance, or the steps of a snapshot of a RawMap."""

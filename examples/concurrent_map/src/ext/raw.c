@@ -188,9 +188,9 @@ static PyObject *raw_advance(MapObject *self, PyObject *group)
 /* Work that takes time and nothing else; at random, so that two threads do not fall in step. */
 static void spend(uint64_t *state, uint64_t rounds)
 {
-    uint64_t end = rounds == 0 ? 0 : (dice(state) >> 16) % (2 * rounds + 1);
+    uint64_t end = rounds == 0 ? 0 : (cmap_dice(state) >> 16) % (2 * rounds + 1);
     for (uint64_t i = 0; i < end; i++)
-        dice(state);
+        cmap_dice(state);
 }
 
 enum { PREEMPTED_NS = 20000 };

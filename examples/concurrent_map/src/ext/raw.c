@@ -5,7 +5,6 @@
 
 #include <sched.h>
 #include <structmember.h>
-#include <time.h>
 
 static int raw_enter(cm_map *map, uint64_t key, cmap_place *place)
 {
@@ -206,16 +205,16 @@ static PyObject *raw_race(MapObject *self, PyObject *args)
     uint64_t won = 0, lost = 0, out_ns = 0, out = 0, clock_ns = 0, began;
     Py_BEGIN_ALLOW_THREADS
     uint64_t state = seed * 2 + 1;
-    began = now_ns();
+    began = cmap_now_ns();
     for (;;) {
         spend(&state, pause);
-        uint64_t before = now_ns(), since = now_ns();
+        uint64_t before = cmap_now_ns(), since = cmap_now_ns();
         uint64_t expected = atomic_load(&cursors->next);
         if (expected >= cursors->steps)
             break;
         spend(&state, window);
         int mine = atomic_compare_exchange_strong(&cursors->next, &expected, expected + 1);
-        uint64_t took = now_ns() - since;
+        uint64_t took = cmap_now_ns() - since;
         if (took > PREEMPTED_NS) { /* others had the CPU meanwhile, or an interrupt */
             out++;
             continue;
@@ -225,7 +224,7 @@ static PyObject *raw_race(MapObject *self, PyObject *args)
         out_ns += took;
         clock_ns += since - before;
     }
-    began = now_ns() - began;
+    began = cmap_now_ns() - began;
     Py_END_ALLOW_THREADS
     return Py_BuildValue("KKKKKK", won, lost, out, out_ns, clock_ns, began);
 }

@@ -5,6 +5,7 @@
 #include "module.h"
 
 #include <stddef.h>
+#include <time.h>
 
 typedef struct {
     MapObject base;
@@ -29,6 +30,14 @@ static inline void *cmap_word(uint64_t number)
 static inline uint64_t cmap_number_of(const void *pointer)
 {
     return (uint64_t)(uintptr_t)pointer;
+}
+
+/* CLOCK_MONOTONIC, which time.monotonic_ns() reads, too. */
+static inline uint64_t cmap_now_ns(void)
+{
+    struct timespec time;
+    clock_gettime(CLOCK_MONOTONIC, &time);
+    return (uint64_t)time.tv_sec * 1000000000u + (uint64_t)time.tv_nsec;
 }
 
 /* xorshift64*: Vigna, "An experimental exploration of Marsaglia's xorshift generators". */

@@ -261,6 +261,17 @@ need_promtool() {
         say "promtool could not be fetched: going on without it; tests that need it are skipped"
 }
 
+# libFuzzer, for the measurements only.
+need_fuzzer() {
+    fuzzes() {
+        echo 'int LLVMFuzzerTestOneInput(const char *d, long n) { return d == 0 && n; }' |
+            clang -fsanitize=fuzzer,address -x c -o /dev/null - 2>/dev/null
+    }
+    ! fuzzes || return 0
+    may_install && apt_install "fuzzes the example's map" clang libclang-rt-dev && fuzzes ||
+        say "going on without libFuzzer (clang, libclang-rt-dev): what is fuzzed with it is not measured"
+}
+
 need_test_tools() {
     need_promtool
     local missing=()

@@ -162,7 +162,7 @@ class Attributor:
                 "resource": resource if _is_known(resource) else _resource(park),
                 "slices": park.slices,
                 "end": End(park.end).name.lower(),
-                "waker": self._waker(park),
+                "waker": self._waker(park, said.data["holder"]),
                 **self._placed(park),
             },
         )
@@ -227,19 +227,26 @@ class Attributor:
         """Python's name of a thread, None when unknown."""
         return self.context.thread_name(pid, tid)
 
-    def _waker(self, park: Park) -> dict[str, Any] | None:
-        """What ended it, where that is certain: never an interrupted bystander."""
+    def _waker(self, park: Park, holder: Mapping[str, Any] | None) -> dict[str, Any] | None:
+        """What ended it, where that is certain: never an interrupted bystander.
+
+        ``holder``: as it was told. One who ends the park by its own end has a name no more.
+        """
         why = _why_awake(park)
         if why is None or why == "timer":
             return None if why is None else {**_NOBODY, "why": why}
         waking = Waking(park.waker_pid, park.waker_tid, park.waker_stack)
         stack = self.context.waker_stack(park.pid, park.tid, park.start_ns, waking)
+        name = self.thread_name(park.waker_pid, park.waker_tid)
+        waker = park.waker_pid, park.waker_tid
+        if name is None and holder and (park.pid, holder["tid"]) == waker:
+            name = holder["thread_name"]
         return {
             "pid": park.waker_pid,
             "tid": park.waker_tid,
             "same_process": park.waker_pid == park.pid,
             "why": why,
-            "thread_name": self.thread_name(park.waker_pid, park.waker_tid),
+            "thread_name": name,
             "stack": None if stack is None else stack_list(stack.frames),
             "stack_truncated": None if stack is None else stack.truncated,
         }

@@ -21,6 +21,8 @@ from probes.wire import NO_BUCKET, PAYLOAD, Kind, MapCounter, MapMode, MapOutcom
 MAX_MAPS = 256
 """Maps of one process that are told apart; the others are one, without an address."""
 OTHERS = 0
+ROUNDS_AFTER = 3
+"""The kernel's last counts of a process come up to a second after its end; then its maps go."""
 GROUP_PREFIX = "native_map."
 _RANGES, _WAITS, _COUNTS = "ranges", "waits", "counts"
 _GIVEN_UP = ("shed", "not_armed")
@@ -97,6 +99,7 @@ class MapTallies:
         self._context = context
         self._tallies: dict[tuple[int, int], _Tally] = {}
         self._partial: set[str] = set()
+        self._over: dict[int, int] = {}
 
     def feed(self, records: npt.NDArray[Any], lost: bool = False) -> None:
         """Take decoded records of one batch. ``lost``: counts found no room in the kernel."""
@@ -107,8 +110,10 @@ class MapTallies:
             self._tally(row).add(row)
 
     def heard(self, events: Iterable[Event]) -> None:
-        """Hear of the governor: what it gives up is not counted."""
+        """Hear of the governor, for what it gives up is not counted, and of ends of processes."""
         for event in events:
+            if event.event == "process_exit" and event.pid is not None:
+                self._over[event.pid] = ROUNDS_AFTER
             probe = event.data.get("probe")
             if event.event == "governor" and isinstance(probe, str):
                 group = probe.removeprefix(GROUP_PREFIX)
@@ -132,7 +137,13 @@ class MapTallies:
 
     def events(self, now_ns: int) -> list[Event]:
         """``native_map`` of every map of which there is something new."""
-        return list(self._events(now_ns))
+        said = list(self._events(now_ns))
+        self._over = {pid: rounds - 1 for pid, rounds in self._over.items()}
+        over = {pid for pid, rounds in self._over.items() if not rounds}
+        if over:
+            self._over = {pid: rounds for pid, rounds in self._over.items() if rounds}
+            self._tallies = {key: one for key, one in self._tallies.items() if key[0] not in over}
+        return said
 
     def _events(self, now_ns: int) -> Iterator[Event]:
         for (pid, address), tally in self._tallies.items():

@@ -32,7 +32,7 @@ HEALTH_PERIOD_NS = 1_000_000_000
 _IDLE_POLL_NS = 250_000_000
 """With nothing due the loop still comes round four times a second: a person who
 presses Ctrl-C waits no longer than that, and its cost is not measurable."""
-_FIRST = 16
+_FIRST = 8
 """When more than MANY cross at once, these are looked at and said before the others are: what
 acts on a park (a heap dump) should not wait until a thousand stacks have been read."""
 _NAMING_PERIOD_NS = 40_000_000
@@ -111,6 +111,10 @@ class Pipeline:
         """The park that a thread is in, None when none is known of (do not change it)."""
         return self._detector.park_of(pid, tid)
 
+    def known_ns(self, park: Park) -> int:
+        """Until when an open park is known to have lasted."""
+        return self._detector.known_ns(park)
+
     @property
     def counters(self) -> Counters:
         """Totals so far."""
@@ -155,15 +159,18 @@ class Pipeline:
             stack.callback(self._source.close)
 
     def _step(self) -> None:
-        found, sights = self._take_batch(self._poll_timeout_ns())
+        found = self._take_batch(self._poll_timeout_ns())
+        sights = self._look_on(found.crossed)
         self._say_named()
         self._emit(self._deadlocks.advance(self._now_ns))
         self._deadlocks.suspect(s.park for s in sights if not s.idle)
         while sights or self._deadlocks.busy:
             # The stacks have been read; only a park that outlasted that, as is known
-            # after whatever happened meanwhile, held still for it.
-            later, more = self._take_batch(0)
+            # after whatever happened meanwhile, held still for it. It is said before
+            # the next are looked at, which may take a while.
+            later = self._take_batch(0)
             self._say_long(sights)
+            more = self._look_on(later.crossed)
             self._say_ended(found.ended)
             self._emit(self._deadlocks.advance(self._now_ns))
             self._deadlocks.suspect(s.park for s in more if not s.idle)
@@ -196,8 +203,8 @@ class Pipeline:
             due.append(react_ns)
         return max(0, min(due) - self._now_ns)
 
-    def _take_batch(self, timeout_ns: int) -> tuple[Findings, list[Sight]]:
-        """One batch through decoder and detector; parks that crossed are looked at."""
+    def _take_batch(self, timeout_ns: int) -> Findings:
+        """One batch through decoder and detector."""
         batch = self._source.poll(timeout_ns)
         if batch.probes:
             self.counters.probes = dict(batch.probes)
@@ -215,7 +222,7 @@ class Pipeline:
             self._why = "duration over"
         found = self._detector.take()
         self._store(found)
-        return found, self._look_on(found.crossed)
+        return found
 
     def _look_on(self, crossed: Sequence[Park]) -> list[Sight]:
         """Look at parks that crossed: at a few of many first, at the others next time."""
@@ -233,7 +240,7 @@ class Pipeline:
             sink.on_records(decoded.records, dict(batch.dropped), batch.now_ns)
         self._emit([*batch.events, *map(self._named, events)])
         self._emit([*map(self._named, self._breakers.events(decoded.records))])
-        self._maps.heard(batch.events)
+        self._maps.heard([*batch.events, *events])
         self._maps.feed(decoded.records, lost=bool(batch.dropped.get(Kind.MAP_COUNT)))
         return decoded
 
@@ -340,7 +347,7 @@ class Pipeline:
             self._now_ns = max(self._now_ns, last.now_ns)
             self._pass_on(last)
         if self._reaction is not None:
-            self._tell(self._reaction.finish(self._now_ns))
+            self._tell(self._reaction.finish(self._now_ns, patient=self._why != "stopped"))
         self._detector.finish(self._now_ns)
         self._store(self._detector.take())
         self._emit(self._accountant.losses(self._now_ns, at_once=True))

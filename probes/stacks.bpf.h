@@ -1,8 +1,9 @@
 /* The Python stack of the current thread, walked in BPF and interned by hash.
  *
  * A frame is a code object's address and an instruction; user space names them later, and
- * believes a code object only while its check value is still the one that was seen here,
- * when the stack was seen first: user space deletes a stack whose code has changed.
+ * believes a code object only while its check value is still the one that was seen here.
+ * Check values are remembered, for to read them all costs more than the walk: of code
+ * whose successor at the same address could not have the same one (see ps_lasts).
  * Where CPython keeps things comes per process from user space (ps_pythons); a process
  * without an entry has no stacks. tracer/pymem/kernel_stacks.py holds both layouts, too.
  */
@@ -22,8 +23,11 @@ struct ps_python {
     u32 code, instruction, owner, previous, globals; /* of a frame, below PS_READ */
     u32 tag_mask;      /* low bits of `code` that are no part of the address */
     u32 first_foreign; /* owners from here on are no Python frames */
-    u32 identity;      /* of a code object: from here PS_READ bytes are looked at */
+    u32 identity;      /* of a code object: from here PS_CODE_READ bytes are looked at */
     u32 line, texts;   /* of these: co_firstlineno; file, name, qualname, line table */
+    s32 version;       /* … co_version, or -1 */
+    s32 warmup;        /* … co_warmup, or -1 */
+    u64 salt;          /* another one: what is remembered of this process's code is not true */
 };
 
 struct ps_frame {
@@ -44,6 +48,7 @@ struct ps_stack {
 /* A read costs the same whatever its size (80 ns in a VM), and a caller's frame lies just
  * below that of the callee: with a frame, what lies before it in its page is read too. */
 #define PS_READ 80
+#define PS_CODE_READ 96
 #define PS_ROOM 128 /* for every offset of 7 bits, which is what the verifier is shown */
 #define PS_NEAR 2048
 #define PS_PAGE 4096
@@ -54,11 +59,21 @@ struct ps_walk {
     char code[PS_ROOM];
 };
 
+/* Check values of code objects, two to a set: a wrong one, by a race, makes a frame nameless. */
+#define PS_CODE_SET_BITS 12
+#define PS_MOMENT_SHIFT 24 /* 17 ms: whom one thread wakes at once */
+struct ps_code_set {
+    u64 keys[2];
+    u64 checks[2];
+};
+
+BPF_ARRAY(ps_codes, struct ps_code_set, 1 << PS_CODE_SET_BITS);
 BPF_HASH(ps_pythons, u32, struct ps_python, PS_MAX_TARGETS);
 BPF_TABLE("lru_hash", u32, struct ps_stack, ps_stacks, PS_MAX_STACKS);
 BPF_PERCPU_ARRAY(ps_walks, struct ps_walk, 1);
 
 #define PS_WORD(words, offset) (*(u64 *)((char *)(words) + ((offset) & 0x78)))
+#define PS_HALF(words, offset) (*(u32 *)((char *)(words) + ((offset) & 0x7c)))
 #define PS_BYTE(words, offset) (*(u8 *)((char *)(words) + ((offset) & 0x7f)))
 
 static __always_inline u64 ps_user_word(u64 address)
@@ -102,13 +117,51 @@ static __always_inline char *ps_frame(struct ps_walk *walk, u64 frame)
 /* Differs, but for chance, between two code objects at one address. */
 static __always_inline u64 ps_code_check(struct ps_python *python, char *identity)
 {
-    u32 line = PS_WORD(identity, python->line) >> (python->line & 4 ? 32 : 0);
+    u32 version = python->version >= 0 ? PS_HALF(identity, python->version) : 0;
     u32 texts = python->texts;
-    return line * 0x9e3779b97f4a7c15ULL +
+    return PS_HALF(identity, python->line) * 0x9e3779b97f4a7c15ULL +
+           version * 0x9fb21c651e98df25ULL +
            PS_WORD(identity, texts) * 0xc2b2ae3d27d4eb4fULL +
            PS_WORD(identity, texts + 8) * 0x165667b19e3779f9ULL +
            PS_WORD(identity, texts + 16) * 0x27d4eb2f165667c5ULL +
            PS_WORD(identity, texts + 24) * 0xd6e8feb86659fd93ULL;
+}
+
+/* Whether a check value may be remembered: the code that comes to lie at this one's address
+ * will have another. CPython 3.12 numbers its code objects and uses no number twice (0: they
+ * have run out). A 3.11 that compiles the same again and again gets equal ones; there one
+ * counts that has been called 8 times, and for a moment only. */
+static __always_inline bool ps_lasts(struct ps_python *python, char *identity)
+{
+    if (python->version >= 0)
+        return PS_HALF(identity, python->version);
+    return python->warmup >= 0 && !(u16)PS_HALF(identity, python->warmup);
+}
+
+/* The check value of a frame's code object; 0 when it cannot be read, which it has but by
+ * chance. */
+static __always_inline u64 ps_check(struct ps_python *python, struct ps_walk *walk,
+                                    struct ps_frame *frame, u64 salt)
+{
+    u64 key = (frame->code ^ frame->globals << 16) + salt;
+    u32 at = key * 0x9e3779b97f4a7c15ULL >> (64 - PS_CODE_SET_BITS);
+    struct ps_code_set *set = ps_codes.lookup(&at);
+    if (!set)
+        return 0;
+    if (set->keys[0] == key)
+        return set->checks[0];
+    if (set->keys[1] == key)
+        return set->checks[1];
+    if (ps_read_user(walk->code, PS_CODE_READ, (void *)(frame->code + python->identity)))
+        return 0;
+    u64 check = ps_code_check(python, walk->code);
+    if (ps_lasts(python, walk->code)) {
+        set->checks[1] = set->checks[0];
+        set->keys[1] = set->keys[0];
+        set->checks[0] = check;
+        set->keys[0] = key;
+    }
+    return check;
 }
 
 /* Fill walk->stack from `frame` on, but for the checks. Frames that cannot be read end it:
@@ -150,21 +203,25 @@ static __always_inline void ps_walk_frames(struct ps_python *python, struct ps_w
     stack->hash = hash + stack->flags;
 }
 
-/* Add the code objects' check values. One that cannot be read gets none that it could have
- * but by chance. */
-static __always_inline void ps_add_checks(struct ps_python *python, struct ps_walk *walk)
+/* Add the code objects' check values: with other code a stack is another one. */
+static __always_inline void ps_add_checks(struct ps_python *python, struct ps_walk *walk,
+                                          u64 now_ns)
 {
+    u64 hash = walk->stack.hash, salt = python->salt;
+    if (python->version < 0)
+        salt += (now_ns >> PS_MOMENT_SHIFT) * 0x9e3779b97f4a7c15ULL;
     for (int i = 0; i < PS_MAX_FRAMES && i < walk->stack.depth; i++) {
         struct ps_frame *frame = &walk->stack.frames[i];
-        frame->check = 0;
-        if (!ps_read_user(walk->code, PS_READ, (void *)(frame->code + python->identity)))
-            frame->check = ps_code_check(python, walk->code);
+        frame->check = ps_check(python, walk, frame, salt);
+        hash = (hash ^ frame->check) * 0x100000001b3ULL;
+        hash ^= hash >> 29;
     }
+    walk->stack.hash = hash;
 }
 
 /* The key in ps_stacks of the current thread's stack, 0 when it has none. For BTF
  * programs that no other of the kind can interrupt: they share ps_walks. */
-static __always_inline u32 ps_stack_of_current(u32 tgid)
+static __always_inline u32 ps_stack_of_current(u32 tgid, u64 now_ns)
 {
     struct ps_python *python = ps_pythons.lookup(&tgid);
     int zero = 0;
@@ -179,12 +236,12 @@ static __always_inline u32 ps_stack_of_current(u32 tgid)
         return 0;
     walk->stack.tgid = tgid;
     ps_walk_frames(python, walk, frame);
-    u32 key = walk->stack.hash >> 32 | 1; /* never 0 */
     if (!walk->stack.depth)
         return 0;
+    ps_add_checks(python, walk, now_ns);
+    u32 key = walk->stack.hash >> 32 | 1; /* never 0 */
     struct ps_stack *known = ps_stacks.lookup(&key);
     if (known)
         return known->hash == walk->stack.hash ? key : 0;
-    ps_add_checks(python, walk);
     return ps_stacks.update(&key, &walk->stack) ? 0 : key;
 }

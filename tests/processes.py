@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -103,6 +104,20 @@ def marked(mark: str) -> set[int]:
     found = set()
     for entry in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):
+            with suppress(AssertionError):  # one without any argument
+                wait_until(partial(_has_begun, entry), f"{entry}'s program", timeout=0.5)
             if mark.encode() in (entry / "environ").read_bytes().split(b"\0"):
                 found.add(int(entry.name))
     return found
+
+
+def _has_begun(entry: Path) -> bool:
+    """Whether a process is not amid execve(2): in a memory of its own, without arguments yet.
+
+    Whoever started it may know of its success by then (vfork, close-on-exec). Zombies and
+    the kernel's threads, without arguments too, have no ``exe``. Raises OSError.
+    """
+    if (entry / "cmdline").read_bytes():
+        return True
+    (entry / "exe").readlink()
+    return False

@@ -23,6 +23,7 @@ from tracer.session import SessionOptions
 from tracer.triggers.setup import TriggerOptions
 
 TARGET = Path(__file__).parent / "targets/parks_on_a_lock.py"
+ORDERS = Path(__file__).parent / "targets/obeys_orders.py"
 WAITER = 'park > 200ms and kind == "lock" and thread_name == "waiter"'
 PATIENCE_S = 60.0
 
@@ -67,10 +68,14 @@ class Watched:
 
 @contextmanager
 def watched(
-    interpreter: Interpreter, triggers: TriggerOptions, backend: str = "bcc", **options: Any
+    interpreter: Interpreter,
+    triggers: TriggerOptions,
+    backend: str = "bcc",
+    target: Path = TARGET,
+    **options: Any,
 ) -> Iterator[Watched]:
     """The target with a session on it that has these triggers."""
-    process = interpreters.launch(interpreter, TARGET, stdin=PIPE, stdout=PIPE)
+    process = interpreters.launch(interpreter, target, stdin=PIPE, stdout=PIPE)
     with processes.started(process):
         processes.wait_ready(process)
         chosen = SessionOptions(pids=(process.pid,), backend=backend, triggers=triggers, **options)

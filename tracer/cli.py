@@ -91,7 +91,8 @@ def run(arguments: Sequence[str]) -> int:
 def _usage(error: click.ClickException) -> int:
     context = getattr(error, "ctx", None)
     path = context.command_path if context is not None else "parkscope"
-    _say(f"error: {terminal(error.format_message(), 1000)}", f"See '{path} --help'.")
+    message = " ".join(error.format_message().split())  # click sets choices below each other
+    _say(f"error: {terminal(message, 1000)}", f"See '{path} --help'.")
     return error.exit_code
 
 

@@ -40,8 +40,8 @@ class KernelStacks(Protocol):
     def kernel_stack(self, key: int) -> bytes | None:
         """One of them, None when it is not kept any more."""
 
-    def forget_stack(self, key: int) -> None:
-        """Have it taken anew when it is seen again."""
+    def forget_codes(self, pid: int) -> None:
+        """Have the code objects of that process looked at anew."""
 
 
 class TargetContext:
@@ -226,11 +226,11 @@ class TargetContext:
         if raw is None:
             return None
         try:
-            found = reader.name_kernel_stack(raw)
+            found, whole = reader.name_kernel_stack(raw)
         except ParkscopeError:
             return None
-        if found is None or found.truncated:  # other code may be where some has died
-            stacks.forget_stack(waking.stack)
+        if not whole:  # other code may be where some has died
+            stacks.forget_codes(waking.pid)
         return found
 
     def thread_name(self, pid: int, tid: int) -> str | None:

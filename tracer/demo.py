@@ -33,12 +33,16 @@ _SESSION_NS = 5_500_000_000
 
 @dataclass(frozen=True, slots=True)
 class Demo:
-    """A scenario that is shipped with Parkscope. ``kinds``: of the long parks that it makes."""
+    """A scenario that is shipped with Parkscope. ``kinds``: of the long parks that it makes.
+
+    ``needs``: a package that it imports, None if the standard library will do.
+    """
 
     name: str
     summary: str
     program: Path
     kinds: tuple[str, ...]
+    needs: str | None = None
 
 
 def demos() -> dict[str, Demo]:
@@ -50,7 +54,13 @@ def demos() -> dict[str, Demo]:
     folder = Path(places[0]) / "scenarios"
     table = tomllib.loads((folder / "scenarios.toml").read_text("utf-8"))
     return {
-        name: Demo(name, entry["summary"], folder / f"{name}.py", tuple(entry["kinds"]))
+        name: Demo(
+            name,
+            entry["summary"],
+            folder / f"{name}.py",
+            tuple(entry["kinds"]),
+            entry.get("needs"),
+        )
         for name, entry in table.items()
     }
 
@@ -86,7 +96,13 @@ def _find(name: str) -> Demo:
     known = demos()
     if name not in known:
         raise UsageError(f"no scenario {name!r}", hint=f"There are: {', '.join(known)}.")
-    return known[name]
+    demo = known[name]
+    if demo.needs is not None and importlib.util.find_spec(demo.needs) is None:
+        raise BackendUnavailable(
+            f"the scenario {name} needs the package {demo.needs}",
+            hint=f"Run './run demo {name}', or: pip install ./examples/{demo.needs}",
+        )
+    return demo
 
 
 @contextmanager

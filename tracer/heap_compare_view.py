@@ -57,8 +57,11 @@ def leak_lines(found: Mapping[str, Any]) -> Iterator[str]:
 def _heads(dumps: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     for one in dumps:
         objects, threads = one["objects"], one["threads"]
+        garbage = f" of which {units.number(one['unreachable'])} garbage," * (
+            one["unreachable"] > 0
+        )
         yield (
-            f"{terminal(one['path'])}: {units.plural(objects, 'object')}, "
+            f"{terminal(one['path'])}: {units.plural(objects, 'object')},{garbage} "
             f"{units.size(one['shallow_bytes'])}, {units.plural(threads, 'thread')}, "
             f"{terminal(str(one['written_at'] or '?'))}"
         )

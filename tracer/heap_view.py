@@ -83,7 +83,7 @@ def info_lines(facts: Mapping[str, Any]) -> Iterator[str]:
     closure = facts["closure"]
     capture = facts.get("capture", {})
     yield f"file        {terminal(facts['path'])}, {units.size(facts['bytes'])}"
-    yield f"process     {facts.get('pid')} {terminal(str(facts.get('program', '')))}"
+    yield f"process     {terminal(str(facts.get('pid')))} {terminal(str(facts.get('program', '')))}"
     yield f"python      {terminal(str(facts.get('python', '?')))}"
     yield f"written     {terminal(str(facts.get('written_at', '?')))}"
     if isinstance(capture, dict) and isinstance(capture.get("pause_ns"), int):
@@ -91,6 +91,8 @@ def info_lines(facts: Mapping[str, Any]) -> Iterator[str]:
             f"paused      {units.duration(capture['pause_ns'])}"
             f" by {terminal(str(capture.get('engine')))}"
         )
+    if isinstance(facts.get("trigger"), dict):
+        yield f"taken for   {_taken_for(facts['trigger'])}"
     yield f"objects     {units.number(facts['objects'])} of {units.plural(facts['types'], 'type')}"
     yield f"references  {units.number(facts['references'])}"
     yield f"shallow     {units.size(facts['shallow_bytes'])}"
@@ -99,6 +101,23 @@ def info_lines(facts: Mapping[str, Any]) -> Iterator[str]:
     for thread in facts["threads"]:
         name = terminal(str(thread.get("name") or ""))
         yield f"thread      {terminal(str(thread.get('native_id')))} {name}".rstrip()
+
+
+def _taken_for(trigger: Mapping[str, Any]) -> str:
+    """What set the dump off, by what it says of itself: nothing in it is sure to be there."""
+    name = terminal(str(trigger.get("name")))
+    if trigger.get("park_id") is None:
+        return f"trigger {name}: {terminal(str(trigger.get('condition')))}"
+    text = (
+        f"park {terminal(str(trigger['park_id']))} of {terminal(str(trigger.get('thread_name')))}"
+    )
+    after_ns = trigger.get("freeze_after_crossing_ns")
+    if isinstance(after_ns, int):
+        text += f", frozen {units.duration(after_ns)} after it had become that long"
+    still = trigger.get("park_still_on")
+    if isinstance(still, bool):
+        text += ": it still lasted" if still else ": it had just ended"
+    return f"{text} (trigger {name})"
 
 
 def top_lines(rows: Sequence[tuple[HeapType, int, int]]) -> Iterator[str]:

@@ -202,8 +202,9 @@ def _news(snapshot: LiveSnapshot) -> list[Text]:
     recent = [event for event in snapshot.news if event.ts_ns >= oldest_ns]
     # A deadlock does not grow old.
     lasting = [event for event in snapshot.news if event.event == "deadlock"][-1:]
-    latest = [*(one for one in lasting if one not in recent), *recent][-_NEWS_LINES:]
-    return [Text(f"! {line(event, _NEWS_STYLE)}", style="yellow") for event in latest]
+    latest = [*(one for one in lasting if one not in recent), *recent]
+    said = [text for event in latest if (text := line(event, _NEWS_STYLE)) is not None]
+    return [Text(f"! {text}", style="yellow") for text in said[-_NEWS_LINES:]]
 
 
 def _footer(snapshot: LiveSnapshot, state: ViewState) -> list[Text]:

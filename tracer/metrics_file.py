@@ -56,6 +56,11 @@ class MetricsFile:
 
     def _write(self) -> None:
         body, _ = self._renderer.render()
+        if os.path.exists(self._path) and not os.path.isfile(self._path):
+            raise RecordingError(
+                f"{self._path} is no regular file, it is not replaced",
+                hint="Choose another file with '--metrics-textfile'.",
+            )
         try:
             fd, name = tempfile.mkstemp(dir=self._path.parent, prefix=f".{self._path.name}.")
             try:

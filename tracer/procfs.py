@@ -26,6 +26,9 @@ _MAPPING = re.compile(
     rb"^([0-9a-f]+)-([0-9a-f]+) (....) ([0-9a-f]+) ([0-9a-f]+):([0-9a-f]+) (\d+) *(.*)$",
     re.MULTILINE,
 )
+_CODE = re.compile(
+    rb"^[0-9a-f]+-[0-9a-f]+ ..x. [0-9a-f]+ ([0-9a-f]+):([0-9a-f]+) ([1-9]\d*) +(.*)$", re.MULTILINE
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,6 +171,17 @@ def mappings(pid: int) -> list[Mapping]:
         )
         for found in _MAPPING.finditer(text)
     ]
+
+
+def code_files(pid: int) -> set[tuple[str, int, int]]:
+    """Path, device and inode of files that are mapped to be executed; cheaper than ``mappings``.
+
+    Raises NoSuchProcess, PermissionDenied.
+    """
+    return {
+        (os.fsdecode(path), os.makedev(int(major, 16), int(minor, 16)), int(inode))
+        for major, minor, inode, path in _CODE.findall(_read(pid, "maps", MAX_MAPS_BYTES))
+    }
 
 
 def thread_ids(pid: int) -> set[int]:

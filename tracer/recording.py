@@ -31,8 +31,8 @@ class Recording:
             raise RecordingError(
                 f"{path} exists", hint="Choose another '-o', or add '--force' to replace it."
             )
-        if not path.parent.is_dir():
-            raise RecordingError(f"{path.parent} is no directory")
+        if not os.path.isdir(path.parent):  # unlike Path's, it never raises
+            raise RecordingError(f"{path.parent} is no directory", hint="Choose another '-o'.")
         self.path = path
         self._options = options
         self._force = force

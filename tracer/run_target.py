@@ -98,6 +98,8 @@ class Child:
     def _hand_on(self, number: int, frame: FrameType | None) -> None:
         if self._release >= 0:
             raise SystemExit(128 + number)
+        if self._ended_at is not None:
+            raise SystemExit(128 + number)  # only our own end is still to come
         if number == signal.SIGINT and _in_foreground():
             return  # the terminal has sent it to the child, too
         if self._status is None:
@@ -131,7 +133,11 @@ def watch_child(child: Child, options: SessionOptions, output: Output) -> int:
 
     with metrics(output) as more:
         result = run_session(
-            options, [*sinks, *more], should_stop=child.long_gone, on_attached=on_attached
+            options,
+            [*sinks, *more],
+            should_stop=child.long_gone,
+            on_attached=on_attached,
+            note=lambda text: note(output, text),
         )
     code = child.wait()
     if recording is not None:

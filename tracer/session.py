@@ -25,6 +25,7 @@ from collector.pipeline import Pipeline, RunOptions
 from collector.sinks import Sink
 from collector.source import RecordSource, SourceInfo
 from probes.errors import UsageError
+from probes.native_map import spec as native_map
 from tracer.followed import Followed
 from tracer.native.profiles import load_all
 from tracer.triggers.setup import NO_TRIGGERS, Setup, TriggerOptions
@@ -90,14 +91,16 @@ def run_session(
     *,
     should_stop: Callable[[], bool] = lambda: False,
     on_attached: Callable[[SourceInfo], None] = lambda _info: None,
+    note: Callable[[str], None] = lambda _text: None,
 ) -> SessionResult:
     """Attach (or play), run until done, detach.
 
     ``should_stop`` is asked several times a second. ``on_attached`` is called once
-    everything is armed, before the first batch. Raises any ``ParkscopeError``;
+    everything is armed, before the first batch; ``note`` is told, for a person, why the
+    end takes a while. Raises any ``ParkscopeError``;
     sinks are closed in every case.
     """
-    pipeline, info = open_session(options, sinks, should_stop)
+    pipeline, info = open_session(options, sinks, should_stop, note)
     try:
         on_attached(info)
     except BaseException:
@@ -110,6 +113,7 @@ def open_session(
     options: SessionOptions,
     sinks: Sequence[Sink],
     should_stop: Callable[[], bool] = lambda: False,
+    note: Callable[[str], None] = lambda _text: None,
 ) -> tuple[Pipeline, SourceInfo]:
     """Everything armed and not yet running; the sinks are closed if that fails."""
     with ExitStack() as undo:
@@ -122,7 +126,7 @@ def open_session(
         undo.callback(parts.source.close)
         pipeline = _pipeline(options, parts, rules, [*sinks, *setup.sinks], should_stop)
         triggers = setup.triggers(
-            parts.info, options.pids, speakable(options), pipeline.park_of, parts.source
+            parts.info, options.pids, speakable(options), pipeline, parts.source, note
         )
         if triggers is not None:
             pipeline.react_with(triggers)
@@ -232,6 +236,8 @@ def _live(options: SessionOptions) -> _Parts:
 
     if not options.pids:
         raise UsageError("no target given", hint="Give the PID of a Python process.")
+    if options.native_profiles and not options.native_map:
+        raise UsageError("'--native-profile' with '--no-native-map'", hint="Leave one out.")
     profiles = load_all(options.native_profiles) if options.native_map else ()
     followed = Followed(
         options.pids,
@@ -254,4 +260,6 @@ def _live(options: SessionOptions) -> _Parts:
         ),
     )
     followed.bind(source)
+    if options.native_profiles and native_map.SPEC.name not in source.info.probes:
+        reason += "; native maps are not probed, '--native-profile' or not"
     return _Parts(source, replace(source.info, why=reason), followed.context, followed)

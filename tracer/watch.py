@@ -115,6 +115,7 @@ def run(
             [*sinks, *more, *([recording] if recording is not None else [])],
             should_stop=stop.should_stop,
             on_attached=on_attached,
+            note=lambda text: note(output, text),
         )
         return stop.exit_code, result
 

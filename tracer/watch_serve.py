@@ -29,6 +29,7 @@ def serve(options: SessionOptions, output: Output, *, stay: bool) -> int:
             [*sinks, _Ends(output, options.pids)],
             should_stop=interrupts.should_stop,
             on_attached=on_attached,
+            note=lambda text: note(output, text),
         )
         say(totals_line(result.counters.to_dict(), result.why))
         if stay and result.why == "source ended":

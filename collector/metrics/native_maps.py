@@ -21,7 +21,9 @@ STALE_AWARE: Final = frozenset({"strict", "snapshot", "view"})
 """Modes of a range that notice, or cannot meet, what was changed or retired under them."""
 MIXED: Final = "mixed"
 """Where several modes were at work, nobody knows which of them a count is of."""
-MAX_TOTALS: Final = 20_000
+MAX_MAPS: Final = 2_000
+MAX_TOTALS: Final = 256
+"""Of one map; ours has some thirty."""
 COUNTS: Final = (
     *("ranges_begun", "released", "splits", "splits_done", "moved", "retired", "retries"),
     *("spins", "views_opened", "views_closed", "operations"),
@@ -40,52 +42,56 @@ class _Grown:
 
 
 class NativeMaps:
-    """Folds events of any number of maps; of ``MAX_TOTALS`` running totals it knows the last."""
+    """Folds events of ``MAX_MAPS`` maps; others are left out whole, so that no ratio is wrong."""
 
     def __init__(self, readings: Readings, labels: Labels) -> None:
         self._readings = readings
         self._labels = labels
-        self._before: dict[tuple[object, ...], int] = {}
+        self._before: dict[tuple[int | None, str], dict[tuple[str, ...], int]] = {}
 
     def fold(self, pid: str, event: Event) -> None:
         """Take one event over. ``pid``: its process as a label's value."""
         data = event.data
         named = data.get("map") or data.get("type")
-        place = pid, self._labels.value("map", named)
         known = event.pid, str(data.get("address") or named)
-        grown = list(self._ranges(known, data.get("ranges")))
+        if known not in self._before and len(self._before) >= MAX_MAPS:
+            self._labels.overflow["map"] += 1
+            return
+        before = self._before.setdefault(known, {})
+        place = pid, self._labels.value("map", named)
+        grown = list(self._ranges(before, data.get("ranges")))
         steps = {mode: _step_of(mode, grown) for mode in {one.mode for one in grown}}
         for one in grown:
             key = *place, one.mode, steps[one.mode], aware(one.mode)
             self._readings.add(m.RANGES, (*key, one.outcome), one.count)
             self._readings.add(m.RANGE_TIME, key, one.total_ns)
-        self._stale(place, grown, steps, self._more((*known, "stale"), data.get("stale")))
+        self._stale(place, grown, steps, _more(before, ("stale",), data.get("stale")))
         for what in COUNTS:
-            self._count(place, what, self._more((*known, what), data.get(what)))
+            self._count(place, what, _more(before, (what,), data.get(what)))
         waits = data.get("waits")
         if isinstance(waits, Mapping):
             for what, name in (("waits", "count"), ("parks", "parks")):
-                self._count(place, what, self._more((*known, what), waits.get(name)))
-            waited_ns = self._more((*known, "waited"), waits.get("total_ns"))
+                self._count(place, what, _more(before, (what,), waits.get(name)))
+            waited_ns = _more(before, ("waited",), waits.get("total_ns"))
             self._readings.add(m.MAP_WAIT, place, waited_ns)
         for group in _texts(data.get("partial")):
             self._readings.set(m.MAP_PARTIAL, (*place, self._labels.value("what", group)), 1)
 
     def forget(self, pid: int) -> None:
-        """A process has ended."""
+        """Another process has the number now, or nobody asks for that one's any more."""
         self._before = {key: value for key, value in self._before.items() if key[0] != pid}
 
     def _count(self, place: tuple[str, str], what: str, more: int) -> None:
         if more:
             self._readings.add(m.MAP_EVENTS, (*place, what), more)
 
-    def _ranges(self, known: tuple[object, ...], lines: object) -> Iterator[_Grown]:
+    def _ranges(self, before: dict[tuple[str, ...], int], lines: object) -> Iterator[_Grown]:
         for line in lines if isinstance(lines, list | tuple) else ():
             if not isinstance(line, Mapping):
                 continue
             mode, outcome = str(line.get("mode")), str(line.get("outcome"))
             count, items, total_ns = (
-                self._more((*known, mode, outcome, name), line.get(name))
+                _more(before, (mode, outcome, name), line.get(name))
                 for name in ("count", "items", "total_ns")
             )
             if count:
@@ -110,15 +116,13 @@ class NativeMaps:
             self._readings.add(m.STALE_HITS, (*place, *key), hits)
             self._readings.add(m.STALE_BASE, (*place, *key), ranges.total())
 
-    def _more(self, key: tuple[object, ...], total: object) -> int:
-        """How much a running total has grown; one that has shrunk began anew."""
-        if not isinstance(total, int):
-            return 0
-        if key not in self._before and len(self._before) >= MAX_TOTALS:
-            self._labels.overflow["map"] += 1
-            return 0
-        before, self._before[key] = self._before.get(key, 0), total
-        return total - before if total >= before else total
+
+def _more(before: dict[tuple[str, ...], int], key: tuple[str, ...], total: object) -> int:
+    """How much a running total has grown; one that has shrunk began anew."""
+    if not isinstance(total, int) or (key not in before and len(before) >= MAX_TOTALS):
+        return 0
+    last, before[key] = before.get(key, 0), total
+    return total - last if total >= last else total
 
 
 def aware(mode: str) -> str:

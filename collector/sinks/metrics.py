@@ -196,13 +196,14 @@ class MetricsSink(SinkBase):
             self._readings.set(m.TARGET_UP, (label,), 0)
         self._labels.ended(pid)
         self._searched.discard(pid)
-        self._maps.forget(pid)
         self._breakers.forget(pid)
         self._readings.forget("pid", label, m.TARGET_RSS, m.TARGET_THREADS)
 
     def _came(self, pid: int) -> str:
         label = self._pid(pid)
         self._labels.alive(pid)
+        if pid not in self._up:  # its maps may still be told of after its end, but not now
+            self._maps.forget(pid)
         self._up[pid] = label
         if label != OTHER:
             self._readings.set(m.TARGET_UP, (label,), 1)
@@ -215,6 +216,7 @@ class MetricsSink(SinkBase):
         label, freed = self._labels.pid(pid)
         if freed is not None:
             self._readings.forget("pid", freed)
+            self._maps.forget(int(freed))
         return label
 
     # -- parks --------------------------------------------------------------------------

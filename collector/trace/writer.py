@@ -309,4 +309,4 @@ def _create(path: Path, force: bool) -> int:
         ) from error
     except (OSError, ValueError) as error:
         why = error.strerror if isinstance(error, OSError) else str(error)
-        raise RecordingError(f"cannot create {path}: {why}") from error
+        raise RecordingError(f"cannot create {path}: {why}", hint="Choose another '-o'.") from error

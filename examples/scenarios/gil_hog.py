@@ -40,10 +40,12 @@ def hog(log: Log, clock: Clock, count: int) -> None:
 
 def compute(log: Log, clock: Clock, hogs: list[threading.Thread]) -> None:
     """Python code that is stopped by the hog: the gap in its own clock is the wait."""
+    log.without_gaps()
     while clock.left() > 2 * HOLD_SECONDS:
-        before = now = now_ns()
+        before = now = log.mark()
         while now < clock.end_ns and now - before < SHORTEST_NS:
             before, now = now, now_ns()
+        log.covered(now)
         if now - before >= SHORTEST_NS:
             log.write(
                 kind="gil",
@@ -59,6 +61,7 @@ def compute(log: Log, clock: Clock, hogs: list[threading.Thread]) -> None:
 
 def wake_up(log: Log, clock: Clock) -> None:
     """A short sleep whose end nobody sees: it comes back into the hog's hold."""
+    log.without_gaps()
     while clock.left() > 2 * HOLD_SECONDS:
         with log.wait("sleep", "a short sleep", asked=0.03):
             time.sleep(0.03)

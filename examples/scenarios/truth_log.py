@@ -103,10 +103,11 @@ class Wait:
         self._place = place_of(sys._getframe(1))
         self._ready_ns = self._log.ready_ns()
         self._contended = self._log.computing > 0
-        self._start_ns = now_ns()
+        self._start_ns = self._log.mark()
 
     def __exit__(self, *_error: object) -> None:
         end_ns = now_ns()
+        self._log.covered(end_ns)
         ready_ns = self._log.ready_ns() - self._ready_ns
         if end_ns - self._start_ns >= SHORTEST_NS:
             wake_ns = None if self._asked_ns is None else self._start_ns + self._asked_ns
@@ -132,20 +133,59 @@ class Log:
         self._fd = None if path is None else os.open(path, flags, 0o600)
         self.computing = 0
         self._ready = None if path is None else Ready(proc)
+        self._marks = threading.local()
 
     def ready_ns(self) -> int:
         """See ``Ready``; 0 where nothing is written."""
         if self._ready is None:
             return 0
         with self._own_wait():
-            return self._ready.ns()
+            self._marks.ready_ns = self._ready.ns()
+        return int(self._marks.ready_ns)
+
+    def without_gaps(self) -> None:
+        """From now on the calling thread does nothing that takes long but in a logged wait.
+
+        So what takes long between two of them was a wait for the GIL, which it may lose at
+        any line (it has to when it is preempted there for a switch interval): a line, too.
+        """
+        self.ready_ns()
+        self._marks.ns = now_ns()
+
+    def covered(self, now_ns: int) -> None:
+        """What the calling thread did until ``now_ns`` is in the log, or will be."""
+        if hasattr(self._marks, "ns"):
+            self._marks.ns = now_ns
+
+    def mark(self) -> int:
+        """The time, and a line if it was long since the last mark; see ``without_gaps``.
+
+        Time in which the thread stood ready for a CPU is none in which it waited.
+        """
+        end_ns = now_ns()
+        start_ns = getattr(self._marks, "ns", end_ns)
+        self.covered(end_ns)
+        if end_ns - start_ns < SHORTEST_NS or self._ready is None:
+            return end_ns
+        ready_ns = self._ready.ns() - self._marks.ready_ns
+        if end_ns - start_ns - ready_ns >= SHORTEST_NS:
+            self.write(
+                kind="gil",
+                what="the GIL, between two lines",
+                start_ns=start_ns,
+                end_ns=end_ns,
+                contended=True,
+                ready_ns=ready_ns,
+            )
+        return self.mark()
 
     @contextmanager
     def _own_wait(self) -> Iterator[None]:
         """The logger's own system calls let go of the GIL, and may have to wait for it."""
-        start_ns = now_ns()
+        start_ns = self.mark()
         yield
         end_ns = now_ns()
+        self.covered(end_ns)
         if self.computing and end_ns - start_ns >= SHORTEST_NS:
             self.write(
                 kind="gil", what="the log's", start_ns=start_ns, end_ns=end_ns, contended=True

@@ -19,11 +19,13 @@ enum ps_map_role {
     PS_ROLE_COUNT = 0, /* add one to site->counter */
     PS_ROLE_WAIT_BEGIN = 1,
     PS_ROLE_WAIT_END = 2,
-    PS_ROLE_WAIT = 3, /* a function that waits: its return is the end */
+    PS_ROLE_WAIT = 3, /* a function that waits: where it is left is the end */
     PS_ROLE_RANGE_BEGIN = 4,
     PS_ROLE_RANGE_END = 5,
-    PS_ROLE_RANGE = 6, /* a function that goes over the map, from its entry to its return */
-    PS_ROLE_BREAKER = 7 /* a circuit breaker over the map has changed its state */
+    PS_ROLE_RANGE = 6, /* a function that goes over the map, from its entry to where it is left */
+    PS_ROLE_BREAKER = 7, /* a circuit breaker over the map has changed its state */
+    PS_ROLE_WAIT_LEFT = 8,
+    PS_ROLE_RANGE_LEFT = 9
 };
 
 enum ps_map_slot {
@@ -76,7 +78,7 @@ struct ps_map_wait {
     u64 map;
     u64 sp;
     u32 aux;
-    u32 by_return; /* it ends where the function that it began in returns */
+    u32 by_exit; /* it ends where the function that it began in is left */
 };
 
 /* A bit of ps_map_site.known besides those of the slots: each map numbers its own ranges. */
@@ -116,7 +118,7 @@ struct ps_map_value {
 BPF_TABLE("array", u32, struct ps_map_site, ps_map_sites, PS_MAX_MAP_SITES);
 BPF_TABLE("percpu_array", u32, u64, ps_map_hits, PS_MAX_MAP_SITES);
 BPF_TABLE("hash", u32, struct ps_map_wait, ps_map_waits, PS_MAX_MAP_WAITS);
-BPF_TABLE("hash", struct ps_map_range_key, struct ps_map_range, ps_map_ranges, PS_MAX_MAP_RANGES);
+BPF_TABLE("lru_hash", struct ps_map_range_key, struct ps_map_range, ps_map_ranges, PS_MAX_MAP_RANGES);
 BPF_TABLE("percpu_hash", struct ps_map_key, struct ps_map_value, ps_map_counts, PS_MAX_MAP_COUNTS);
 
 /* As ps_read_user, for the same reason. */
@@ -162,7 +164,7 @@ static __always_inline void ps_map_add(struct ps_map_key *key, u64 duration_ns, 
 }
 
 static __always_inline void ps_map_begin_wait(struct ps_map_site *site, void *ctx, u64 map, u64 sp,
-                                              bool by_return)
+                                              bool by_exit)
 {
     u32 tid = bpf_get_current_pid_tgid();
     u64 shard = PS_NO_SHARD;
@@ -176,7 +178,7 @@ static __always_inline void ps_map_begin_wait(struct ps_map_site *site, void *ct
         .map = map,
         .sp = sp,
         .aux = shard | site->profile << PS_SHARD_BITS,
-        .by_return = by_return,
+        .by_exit = by_exit,
     };
     if (ps_map_waits.update(&tid, &wait))
         ps_lose(PS_WAIT);
@@ -244,7 +246,7 @@ static __always_inline void ps_map_begin_range(struct ps_map_site *site, void *c
         .mode = range.mode,
         .bucket = PS_NO_BUCKET,
     };
-    ps_map_ranges.update(&open, &range); /* where there is no room, its duration is unknown */
+    ps_map_ranges.update(&open, &range); /* in place of one that was left long ago, unended */
     ps_map_add(&key, 0, 0);
 }
 
@@ -276,6 +278,27 @@ static __always_inline void ps_map_end_range(struct ps_map_site *site, u64 map, 
     ps_map_add(&key, duration_ns, items);
 }
 
+/* A function is left, maybe by a call that began elsewhere: the same one has the same sp, for
+ * at a ret and at a tail call the stack is what it was at the entry. */
+static __always_inline void ps_map_left(struct ps_map_site *site, u64 id, u64 sp, u64 result)
+{
+    u32 tid = id, outcome = PS_OUTCOME_UNKNOWN;
+    if (site->role == PS_ROLE_WAIT_LEFT) {
+        struct ps_map_wait *wait = ps_map_waits.lookup(&tid);
+        if (wait && wait->by_exit && wait->sp == sp) {
+            ps_map_end_wait(wait, id);
+            ps_map_waits.delete(&tid);
+        }
+        return;
+    }
+    struct ps_map_range_key open = ps_map_open_range(site, 0, sp);
+    bool failed = site->returns == PS_RETURN_OBJECT ? !result : (s32)result < 0;
+    if (site->returns)
+        outcome = failed ? PS_OUTCOME_ERROR : PS_OUTCOME_COMPLETE;
+    if (ps_map_ranges.lookup(&open)) /* else it was entered before the attach, map unknown */
+        ps_map_end_range(site, 0, sp, 0, outcome, 0);
+}
+
 /* Each change is told: they are rare, and their order is what counts. */
 static __always_inline void ps_map_breaker(struct ps_map_site *site, void *ctx, u64 map, u64 id)
 {
@@ -295,12 +318,12 @@ static __always_inline void ps_map_breaker(struct ps_map_site *site, void *ctx, 
     ps_submit(record);
 }
 
-static __always_inline struct ps_map_site *ps_map_site_of(void *ctx, bool hit)
+static __always_inline struct ps_map_site *ps_map_site_of(void *ctx)
 {
     u32 number = bpf_get_attach_cookie(ctx);
-    u64 *hits = hit ? ps_map_hits.lookup(&number) : 0;
+    u64 *hits = ps_map_hits.lookup(&number);
     if (hits)
-        *hits += 1;
+        __sync_fetch_and_add(hits, 1); /* a thread may be preempted here */
     return ps_map_sites.lookup(&number);
 }
 
@@ -308,10 +331,14 @@ int ps_map_hit(struct pt_regs *ctx)
 {
     u64 id = bpf_get_current_pid_tgid(), sp = ctx->sp;
     u32 tid = id, role;
-    struct ps_map_site *site = ps_map_site_of(ctx, true);
+    struct ps_map_site *site = ps_map_site_of(ctx);
     if (!site)
         return 0;
     role = site->role;
+    if (role >= PS_ROLE_WAIT_LEFT) {
+        ps_map_left(site, id, sp, ctx->ax);
+        return 0;
+    }
     u64 map = ps_map_value_of(ctx, &site->arguments[PS_SLOT_MAP]) & PS_ADDRESS_MASK;
     if (role == PS_ROLE_WAIT_BEGIN || role == PS_ROLE_WAIT) {
         ps_map_begin_wait(site, ctx, map, sp, role == PS_ROLE_WAIT);
@@ -350,33 +377,6 @@ int ps_map_hit(struct pt_regs *ctx)
         };
         ps_map_add(&key, 0, items);
     }
-    return 0;
-}
-
-/* The return has taken its address off the stack, so sp is by 8 above what it was at the entry. */
-int ps_map_return(struct pt_regs *ctx)
-{
-    u64 id = bpf_get_current_pid_tgid(), sp = ctx->sp - 8, result = ctx->ax;
-    u32 tid = id, outcome = PS_OUTCOME_UNKNOWN;
-    struct ps_map_site *site = ps_map_site_of(ctx, false);
-    if (!site)
-        return 0;
-    if (site->role == PS_ROLE_WAIT) {
-        struct ps_map_wait *wait = ps_map_waits.lookup(&tid);
-        if (wait && wait->by_return && wait->sp == sp) {
-            ps_map_end_wait(wait, id);
-            ps_map_waits.delete(&tid);
-        }
-        return 0;
-    }
-    struct ps_map_range_key open = ps_map_open_range(site, 0, sp);
-    if (!ps_map_ranges.lookup(&open))
-        return 0; /* entered before the attach: neither its map nor its mode is known */
-    if (site->returns == PS_RETURN_OBJECT)
-        outcome = result ? PS_OUTCOME_COMPLETE : PS_OUTCOME_ERROR;
-    else if (site->returns == PS_RETURN_STATUS)
-        outcome = (s32)result < 0 ? PS_OUTCOME_ERROR : PS_OUTCOME_COMPLETE;
-    ps_map_end_range(site, 0, sp, 0, outcome, 0);
     return 0;
 }
 

@@ -6,7 +6,6 @@ from probes.enums import Kind
 from probes.spec import CostClass, Hook, ProbeSpec, Program
 
 HIT = Program("ps_map_hit", Hook.UPROBE)
-RETURN = Program("ps_map_return", Hook.URETPROBE)
 
 SPEC = ProbeSpec(
     name="native_map",
@@ -14,7 +13,6 @@ SPEC = ProbeSpec(
     source="native_map.bpf.c",
     programs=(
         HIT,
-        RETURN,
         Program("ps_on_map_waiter_exit", Hook.RAW_TRACEPOINT, "sched_process_exit"),
     ),
     records=(Kind.WAIT, Kind.MAP_COUNT, Kind.BREAKER),

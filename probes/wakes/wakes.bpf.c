@@ -13,7 +13,8 @@ int ps_on_waking(struct bpf_raw_tracepoint_args *ctx)
     if (expected)
         *expected = run_follows ? PS_EXPECT_RUN : PS_EXPECT_NOTHING;
     u32 tgid = PS_LOAD(32, wakee, PS_OFF_TASK_TGID);
-    struct ps_record *record = ps_reserve(PS_WAKE, bpf_ktime_get_ns(), tgid, tid);
+    u64 now_ns = bpf_ktime_get_ns();
+    struct ps_record *record = ps_reserve(PS_WAKE, now_ns, tgid, tid);
     if (!record)
         return 0;
     record->flags = run_follows ? PS_F_RUN_FOLLOWS : 0;
@@ -36,7 +37,7 @@ int ps_on_waking(struct bpf_raw_tracepoint_args *ctx)
             record->wake.waker_syscall = regs.orig_ax;
             record->wake.waker_arg0 = regs.di;
             record->wake.waker_arg1 = regs.si;
-            record->aux = ps_stack_of_current(record->wake.waker_pid);
+            record->aux = ps_stack_of_current(record->wake.waker_pid, now_ns);
         }
     }
     ps_submit(record);

@@ -115,7 +115,8 @@ def refills_and_growth(interpreter: Interpreter) -> dict[int, tuple[int, int]]:
     with _session(target) as session:
         session.until("totals")
         before = Counter(session.refills)
-        grown = session.ask(f"grow {GROWN_OBJECTS}")["pools"]
+        session.ask(f"grow {GROWN_OBJECTS}")
         session.until("totals", 3)
         counted = Counter(session.refills) - before
+        grown = session.ask("pools")
     return {int(size): (counted[size], pools) for size, pools in grown.items() if pools > 100}

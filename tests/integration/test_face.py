@@ -10,7 +10,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,8 @@ from typing import Any
 import pytest
 
 from tests.processes import wait_until
+from tests.terminals import Tmux
+from tracer.native.profiles import PROFILE_DIR
 
 ROOT = Path(__file__).resolve().parents[2]
 PARKSCOPE = (sys.executable, "-m", "tracer.cli")
@@ -144,6 +145,21 @@ def test_something_else_than_python(parkscope: Start, start: Start) -> None:
     assert [event["kind"] for event in flagged] == ["sleep"]
 
 
+def test_a_profile_that_nobody_will_use_is_said(
+    parkscope: Start, deadlock: Any, tmp_path: Path
+) -> None:
+    own = tmp_path / "own.toml"
+    own.write_text((PROFILE_DIR / "cereggii.toml").read_text())
+    own.chmod(0o600)
+    asked = ("attach", str(deadlock.pid), "--native-profile", str(own), "--duration", "200ms")
+    ended = finish(parkscope(*asked, *PROC))
+    assert ended.code == 0
+    assert "native maps are not probed" in ended.out.splitlines()[0]
+    ended = finish(parkscope(*asked, *PROC, "--no-native-map"))
+    assert ended.code == 2
+    assert "Leave one out" in ended.err
+
+
 def test_doctor_looks_at_a_process(parkscope: Start, deadlock: Any) -> None:
     ended = finish(parkscope("doctor", str(deadlock.pid), "--json"))
     said = json.loads(ended.out)
@@ -205,40 +221,6 @@ def test_a_program_that_cannot_be_attached_to_is_never_run(
 
 
 # -- live --------------------------------------------------------------------------
-
-
-class Tmux:
-    """A terminal of a given size with one program in it, on a server of its own."""
-
-    def __init__(self, columns: int, lines: int, command: str) -> None:
-        self._base = ["tmux", "-L", f"parkscope-{uuid.uuid4().hex}", "-f", "/dev/null"]
-        # Without SHELL tmux takes the account's login shell, for `nobody` one that refuses.
-        self._env = {**os.environ, "SHELL": "/bin/sh"}
-        size = ["-x", str(columns), "-y", str(lines)]
-        self("new-session", "-d", *size, f"trap : INT; {command}; echo ended with $?; exec cat")
-
-    def __call__(self, *words: str) -> str:
-        done = subprocess.run(
-            [*self._base, *words], capture_output=True, text=True, env=self._env, check=False
-        )
-        assert done.returncode == 0, done.stderr
-        return done.stdout
-
-    def screen(self) -> str:
-        return self("capture-pane", "-p")
-
-    def shows(self, pattern: str) -> str:
-        def found() -> str | None:
-            screen = self.screen()
-            return screen if re.search(pattern, screen) else None
-
-        try:
-            return str(wait_until(found, pattern, timeout=20))
-        except AssertionError:
-            raise AssertionError(f"{pattern!r} is not on\n{self.screen()}") from None
-
-    def close(self) -> None:
-        self("kill-server")
 
 
 @pytest.fixture

@@ -3,7 +3,8 @@
 Says "ready", then obeys lines on stdin, each answered by one line of JSON:
 
 ``large WHAT COUNT``  COUNT requests over 4 KiB by ``bytes``, ``list`` or ``numpy``
-``grow COUNT``        COUNT objects that stay, and how many pools that took by size
+``grow COUNT``        COUNT objects that stay
+``pools``             how many pools that took, by block size
 """
 
 import itertools
@@ -16,6 +17,7 @@ import threading
 BYTES_HEADER = sys.getsizeof(b"")
 POINTER = 8
 kept = []
+printed = []
 
 
 def large_bytes(count):
@@ -55,30 +57,39 @@ def large_numpy(count):
     return requests
 
 
-def pools():
-    """Pools in use by block size, from what the interpreter prints on stderr."""
+def print_pools():
+    """Keep what the interpreter prints on stderr of its pools; reading it takes pools, too."""
     read_end, write_end = os.pipe()
     real = os.dup(2)
     os.dup2(write_end, 2)
     os.close(write_end)
-    text = []
     with os.fdopen(read_end) as stream:
-        reader = threading.Thread(target=lambda: text.append(stream.read()))
+        reader = threading.Thread(target=lambda: printed.append(stream.read()))
         reader.start()
         sys._debugmallocstats()
         os.dup2(real, 2)
         os.close(real)
         reader.join()
-    rows = re.findall(r"^ +\d+ +(\d+) +(\d+) +\d+ +\d+ *$", text[0], re.MULTILINE)
+
+
+def pools(text):
+    """Pools in use by block size."""
+    rows = re.findall(r"^ +\d+ +(\d+) +(\d+) +\d+ +\d+ *$", text, re.MULTILINE)
     return {int(size): int(count) for size, count in rows}
 
 
 def grow(count):
     """Only objects that stay, so that no pool is emptied and taken again."""
-    before = pools()
+    print_pools()
     for size in (20, 60, 200, 400):
         kept.extend(map(bytes, itertools.repeat(size, count)))
-    after = pools()
+    print_pools()
+    return {}
+
+
+def grown():
+    """By how many pools, by block size."""
+    before, after = map(pools, printed[-2:])
     return {str(size): after[size] - before.get(size, 0) for size in after}
 
 
@@ -92,7 +103,7 @@ def main():
             allocate = {"bytes": large_bytes, "list": large_list, "numpy": large_numpy}[rest[0]]
             answer = {"tid": threading.get_native_id(), "sizes": allocate(int(rest[1]))}
         else:
-            answer = {"tid": threading.get_native_id(), "pools": grow(int(rest[0]))}
+            answer = grow(int(rest[0])) if what == "grow" else grown()
         print(json.dumps(answer), flush=True)
 
 

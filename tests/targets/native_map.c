@@ -13,6 +13,7 @@
 #define _SDT_NOP .4byte 0x00441f0f; .byte 0
 #endif
 #include <linux/futex.h>
+#include <pthread.h>
 #include <stdatomic.h>
 #include <stdint.h>
 #include <sys/syscall.h>
@@ -50,6 +51,13 @@ __attribute__((noinline)) void toy_lock_slow(void *map, struct lock *lock)
     while (atomic_exchange(&lock->word, 2) != 0)
         futex(lock, FUTEX_WAIT, 2);
     STAP_PROBE3(concurrent_map, shard_acquired, map, (uint64_t)lock->shard, lock);
+}
+
+/* Iterators that are left half way and never told of again. */
+__attribute__((noinline)) void toy_leave_ranges(void *map, uint64_t count)
+{
+    for (uint64_t n = 0; n < count; n++)
+        STAP_PROBE3(concurrent_map, range_begin, map, (uint64_t)0, (n + 1) << 32);
 }
 
 /* A wait that a signal ends: nothing tells of its end. */
@@ -174,4 +182,32 @@ __attribute__((noinline)) void plain_wait(void *map, struct lock *lock)
 {
     while (atomic_exchange(&lock->word, 2) != 0)
         futex(lock, FUTEX_WAIT, 2);
+}
+
+/* As a daemon thread may end in a wait: whoever is further out is told (-fexceptions), as
+ * destructors of C++ would be. */
+static long unwound;
+static void tell(long **count) { ++**count; }
+
+__attribute__((noinline)) void plain_end(void *map, struct lock *lock, long now)
+{
+    if (now)
+        pthread_exit(0);
+    plain_wait(map, lock);
+}
+
+static void *ends_inside(void *lock)
+{
+    __attribute__((cleanup(tell))) long *count = &unwound;
+    plain_end(0, lock, 1);
+    return count;
+}
+
+long plain_threads_end(struct lock *lock, long threads)
+{
+    pthread_t thread;
+    for (long n = 0; n < threads; n++)
+        if (!pthread_create(&thread, 0, ends_inside, lock))
+            pthread_join(thread, 0);
+    return unwound;
 }

@@ -12,6 +12,9 @@ JSON with what the map itself has counted so far.
 ``more``                    splits, retired and stale buckets, retries, views: one each
 ``breaker OLD NEW FAILURES SAMPLES``   a circuit breaker changes its state
 ``abandon MS``              a wait for a shard that a signal ends, then one for a lock
+``leave N``                 ranges that begin and never end
+``plain MS ENTRIES``        functions without probes: a wait, and two ranges of which one fails
+``end THREADS``             threads that end inside of a wait: how many were unwound to the end
 ``truth``                   nothing but the answer
 """
 
@@ -177,8 +180,13 @@ def obey(words):
         loaded[0].toy_breaker(where(), *map(ctypes.c_uint64, numbers))
     elif name == "abandon":
         return abandon(*numbers)
+    elif name == "leave":
+        loaded[0].toy_leave_ranges(where(), ctypes.c_uint64(*numbers))
     elif name == "plain":
         plain(*numbers)
+    elif name == "end":
+        loaded[0].plain_threads_end.restype = ctypes.c_long
+        return {"unwound": loaded[0].plain_threads_end(lock_at(1), ctypes.c_long(*numbers))}
     return {}
 
 

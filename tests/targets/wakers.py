@@ -120,6 +120,37 @@ class Dying(Lock):
             exec(self.SOURCE.replace("short_lived", f"later{number}"), names)
 
 
+class Turns(Lock):
+    """A function wakes, then another one of its form in its place, after which it is back.
+
+    Each is called often enough before to be remembered for what it was.
+    """
+
+    SOURCE = "def {}(held):\n    held.release()\n"
+    in_place: Any = None
+
+    def put(self, name):
+        Turns.in_place = None
+        names: dict[str, Any] = {}
+        exec(self.SOURCE.format(name), names)
+        Turns.in_place = names.pop(name)
+        for _ in range(20):
+            lock = threading.Lock()
+            lock.acquire()
+            Turns.in_place(lock)
+
+    def wake(self, told):
+        told.append([Turns.in_place.__name__, 2])
+        Turns.in_place(self.held)
+
+    def wake_in_turn(self, told):
+        again = Turns.in_place is not None
+        self.put("right" if again else "left")
+        self.wake(told)
+        if again:
+            self.put("left")
+
+
 class Foreign(Pipe):
     """It is woken from within another interpreter, by a function ``inner``; nothing is told."""
 
@@ -141,6 +172,7 @@ WAYS = {
     "deep": (Deep, "at_depth"),
     "foreign": (Foreign, "run_elsewhere"),
     "dying": (Dying, "wake_and_die"),
+    "turns": (Turns, "wake_in_turn"),
 }
 
 

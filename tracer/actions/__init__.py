@@ -12,14 +12,27 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from tracer.triggers.keys import Key, argv, duration, path, size, text, truth
+from tracer.triggers.keys import (
+    Key,
+    argv,
+    engine,
+    folder,
+    limit,
+    path,
+    room,
+    signal_name,
+    size,
+    truth,
+    url,
+    user,
+)
 
 S = 1_000_000_000
 
 _FILES = {
-    "dir": Key(path, None, "where files go; default: beside the trace, else the current folder"),
-    "max_total": Key(size, 4 << 30, "of all files of this sort in that folder, together"),
-    "max_size": Key(size, 2 << 30, "of one file"),
+    "dir": Key(folder, None, "where files go; default: beside the trace, else the current folder"),
+    "max_total": Key(room, 4 << 30, "of all files of this sort in that folder, together"),
+    "max_size": Key(room, 2 << 30, "of one file"),
     "min_free": Key(size, 512 << 20, "what is left free on that file system"),
 }
 
@@ -40,26 +53,26 @@ ACTIONS: Mapping[str, Action] = MappingProxyType({action.name: action for action
         "heap-dump", "heap_dump", "dir",
         {
             **_FILES,
-            "max_pause": Key(duration, 5_000_000, "how long the process may stand still"),
-            "engine": Key(text, None, "stop-and-copy, precopy or clone; default: by the pause"),
+            "max_pause": Key(limit, 5_000_000, "how long the process may stand still"),
+            "engine": Key(engine, None, "stop-and-copy, precopy or clone; default: by the pause"),
             "inject": Key(truth, True, "may make the process execute a system call for it"),
             "values": Key(truth, False, "keep the text of strings"),
-            "timeout": Key(duration, 300 * S, "after which it is given up"),
+            "timeout": Key(limit, 300 * S, "after which it is given up"),
         },
         "every object of the process, as parkscope heap dump does",
     ),
     Action(
         "stack-dump", "stack_dump", "dir",
-        {**_FILES, "timeout": Key(duration, 30 * S, "after which it is given up")},
+        {**_FILES, "timeout": Key(limit, 30 * S, "after which it is given up")},
         "the stacks of all threads, what they wait for and who has that",
     ),
     Action(
         "keep", "keep", "last",
         {
             **_FILES,
-            "last": Key(duration, 30 * S, "how far back"),
-            "memory": Key(size, 64 << 20, "what is remembered for it at most"),
-            "timeout": Key(duration, 60 * S, "after which it is given up"),
+            "last": Key(limit, 30 * S, "how far back"),
+            "memory": Key(room, 64 << 20, "what is remembered for it at most"),
+            "timeout": Key(limit, 60 * S, "after which it is given up"),
         },
         "the last seconds of everything observed, as a trace",
     ),
@@ -67,26 +80,26 @@ ACTIONS: Mapping[str, Action] = MappingProxyType({action.name: action for action
         "exec", "exec_program", "argv",
         {
             "argv": Key(argv, None, "the program, by its full path, and its arguments; no shell"),
-            "user": Key(text, None, "run it as this user (root only); default: as Parkscope runs"),
+            "user": Key(user, None, "run it as this user (root only); default: as Parkscope runs"),
             "log": Key(path, None, "its output is appended there; default: discarded"),
-            "timeout": Key(duration, 10 * S, "after which it is killed"),
+            "timeout": Key(limit, 10 * S, "after which it is killed"),
         },
         "a program, with the facts as JSON on stdin",
     ),
     Action(
         "signal", "send_signal", "signal",
         {
-            "signal": Key(text, None, "USR1, USR2, HUP, URG, WINCH, or RTMIN+1 to RTMIN+30"),
-            "timeout": Key(duration, 5 * S, "after which it is given up"),
+            "signal": Key(signal_name, None, "USR1, USR2, HUP, URG, WINCH, or RTMIN+1 to RTMIN+30"),
+            "timeout": Key(limit, 5 * S, "after which it is given up"),
         },
         "a signal to the process, if it handles that one",
     ),
     Action(
         "webhook", "webhook", "url",
         {
-            "url": Key(text, None, "http:// or https://; the facts are posted there as JSON"),
+            "url": Key(url, None, "http:// or https://; the facts are posted there as JSON"),
             "allow_remote": Key(truth, False, "also to other machines than this one"),
-            "timeout": Key(duration, 5 * S, "for all of it"),
+            "timeout": Key(limit, 5 * S, "for all of it"),
         },
         "an HTTP POST",
     ),

@@ -16,9 +16,7 @@ from typing import Any
 from probes.errors import ActionFailed, ParkscopeError
 from tracer.procfs import process_state
 from tracer.triggers.job import Running
-
-ALLOWED = ("USR1", "USR2", "HUP", "URG", "WINCH")
-_REAL_TIME = re.compile(r"RTMIN\+([1-9]|[12]\d|30)")
+from tracer.triggers.keys import signal_number
 
 
 def run(running: Running) -> dict[str, Any]:
@@ -45,16 +43,6 @@ def run(running: Running) -> dict[str, Any]:
     finally:
         os.close(descriptor)
     return {"signal": job.options["signal"], "number": number}
-
-
-def signal_number(name: str) -> int:
-    """The number of one of ``ALLOWED``, with or without SIG. Raises ActionFailed."""
-    short = name.removeprefix("SIG")
-    if short in ALLOWED:
-        return int(signal.Signals[f"SIG{short}"])
-    if (found := _REAL_TIME.fullmatch(short)) is not None:
-        return int(signal.SIGRTMIN) + int(found[1])
-    raise ActionFailed(f"{name!r} is no signal that may be sent: {', '.join(ALLOWED)}, RTMIN+1 …")
 
 
 def handles(pid: int, number: int) -> bool:

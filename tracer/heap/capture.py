@@ -42,6 +42,8 @@ TOO_LONG = 10
 """A pause of so many times the wanted one is not taken, but refused."""
 LEAST_DEADLINE_NS = 100_000_000
 _OWN_NEEDS = 64 << 20
+_LOOKED_AT = 64
+"""Threads that are asked for a filter; the injector asks whichever it is about to borrow."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,7 +162,7 @@ def _check_state(target: Target) -> str:
 def _why_no_injection(target: Target) -> str | None:
     if os.uname().machine != NATIVE_MACHINE or target.machine != NATIVE_MACHINE:
         return f"system calls are injected on {NATIVE_MACHINE} only"
-    for tid in thread_ids(target.pid):
+    for tid in sorted(thread_ids(target.pid))[:_LOOKED_AT]:
         if _status(target.pid, tid, "Seccomp"):
             return "the target's system calls are filtered (seccomp)"
     return None
@@ -277,7 +279,7 @@ def _image(
             Segment(start, end, offset, writable, path_of(path))
             for start, end, offset, writable, path in answer["segments"]
         )
-        return Image(memfd, answer["size"], segments, facts)
+        return Image(memfd, answer["size"], segments, facts, in_memory=True)
     except BaseException:
         os.close(memfd)
         raise

@@ -99,16 +99,30 @@ def _place(place: Place | None) -> dict[str, Any] | None:
 
 
 def _counts(matching: Matching) -> dict[str, int]:
-    """Objects that both have, those that only one has, and those that take more than before."""
+    """Objects that both have, those that only one has, and those that take more than before.
+
+    ``same``, ``new``, ``gone``, ``grown``. What no root leads to is none of these: nothing
+    would tell such an object from another at its address.
+    """
     nodes = np.flatnonzero(matching.pair != NONE)
     sizes = matching.first.graph.shallow[nodes]
     grown = matching.second.graph.shallow[matching.pair[nodes]] > sizes
     return {
         "same": len(nodes),
-        "new": matching.second.graph.nodes - len(nodes),
-        "gone": matching.first.graph.nodes - len(nodes),
+        "new": int(np.count_nonzero(_new(matching))),
+        "gone": int(np.count_nonzero(_gone(matching))),
         "grown": int(np.count_nonzero(grown)),
     }
+
+
+def _new(matching: Matching) -> npt.NDArray[np.bool_]:
+    found: npt.NDArray[np.bool_] = (matching.back == NONE) & matching.second.graph.reachable
+    return found
+
+
+def _gone(matching: Matching) -> npt.NDArray[np.bool_]:
+    found: npt.NDArray[np.bool_] = (matching.pair == NONE) & matching.first.graph.reachable
+    return found
 
 
 def items(graph: Graph) -> npt.NDArray[np.int64]:
@@ -179,8 +193,8 @@ def _types(sides: tuple[Side, Side], matching: Matching | None) -> list[dict[str
     new: Counter[str] = Counter()
     gone: Counter[str] = Counter()
     if matching is not None:
-        new = _tally(matching.second.graph.heap, matching.back == NONE)
-        gone = _tally(matching.first.graph.heap, matching.pair == NONE)
+        new = _tally(matching.second.graph.heap, _new(matching))
+        gone = _tally(matching.first.graph.heap, _gone(matching))
     rows = []
     for name in one.keys() | other.keys():
         (count, size, retained), (counted, sized, kept) = (
@@ -231,8 +245,8 @@ def _each(matching: Matching, names: Names, only: str, limit: int) -> list[dict[
     nodes, old = _of_type(other, only), _of_type(one, only)
     if not len(nodes) and not len(old):
         find(other, only)  # says which types have such a name
-    born = nodes[matching.back[nodes] == NONE]
-    gone = old[matching.pair[old] == NONE]
+    born = nodes[_new(matching)[nodes]]
+    gone = old[_gone(matching)[old]]
     same = old[matching.pair[old] != NONE]
     grown = same[other.retained[matching.pair[same]] > one.retained[same]]
     rows: list[tuple[str, int, int | None, int | None]] = [

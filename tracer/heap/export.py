@@ -9,6 +9,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from probes.errors import UsageError
 from tracer.heap.dump import Progress
 from tracer.heap.graph import Graph
 from tracer.heap.heap_tables import write_csv, write_json
@@ -38,6 +39,8 @@ FORMATS: Mapping[str, Callable[[Graph, Write, Callable[[int, int], None]], dict[
 )
 """What writes each format."""
 
+VALUES = "the text of strings is in it, passwords too: the dump was taken with --values"
+
 
 def export(
     path: Path, output: Path, form: str, *, force: bool = False, progress: Progress | None = None
@@ -49,6 +52,8 @@ def export(
     """
     tell = progress or (lambda _phase, _done, _total: None)
     refuse_existing(output, force=force)
+    if os.path.exists(output) and os.path.samefile(output, path):
+        raise UsageError(f"{output} is the dump itself", hint="Choose another '-o'.")
     started_ns = time.monotonic_ns()
     graph = read_graph(path, tell)
     written = 0
@@ -72,4 +77,5 @@ def export(
         "dump_bytes": path.stat().st_size,
         "duration_ns": time.monotonic_ns() - started_ns,
         **said,
+        "notes": [*said["notes"], *([VALUES] if graph.heap.meta.get("values") else [])],
     }

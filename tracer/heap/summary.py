@@ -16,6 +16,7 @@ def info(path: Path) -> dict[str, Any]:
     with HeapFile(path) as file:
         kinds = file.node_types()
         return {
+            **{key: value for key, value in file.meta.items() if key != "root_kinds"},
             "path": str(path),
             "bytes": file.size,
             "objects": len(kinds),
@@ -24,7 +25,6 @@ def info(path: Path) -> dict[str, Any]:
             "shallow_bytes": int(file.sizes(kinds).sum()),
             "threads": file.document("threads", list[dict[str, Any]]),
             "closure": file.closure.to_dict(),
-            **{key: value for key, value in file.meta.items() if key != "root_kinds"},
         }
 
 

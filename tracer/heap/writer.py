@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import stat
 import struct
 import tempfile
 import zlib
@@ -32,10 +33,14 @@ Encoder = Callable[[], tuple[str, str, npt.NDArray[Any]]]
 
 
 def refuse_existing(path: Path, *, force: bool) -> None:
-    """Raise UsageError when ``path`` is there and may not be replaced, or has no folder."""
+    """Raise UsageError when ``path`` is there and may not be replaced, or has no folder.
+
+    A device, a pipe or a link is never replaced: as root, ``-o /dev/null`` would be the end of it.
+    """
     if os.path.lexists(path) and not force:
         raise _exists(path)
-    if not path.parent.is_dir():
+    _refuse_special(path)
+    if not os.path.isdir(path.parent):  # unlike Path's, it never raises
         raise UsageError(f"{path.parent} is no directory", hint="Choose another '-o'.")
 
 
@@ -78,6 +83,7 @@ def _unseen(path: Path) -> tuple[int, Path | None]:
 
 def _show(handle: int, partial: Path | None, path: Path, *, force: bool) -> None:
     """Give the file its name. Raises FileExistsError unless ``force``d."""
+    _refuse_special(path)
     if partial is None and not force:
         _link(handle, path)
     elif partial is None:
@@ -101,6 +107,17 @@ def _link(handle: int, path: Path) -> None:
 
 
 _NO_UNNAMED = frozenset({errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL})
+
+
+def _refuse_special(path: Path) -> None:
+    try:
+        mode = os.lstat(path).st_mode
+    except OSError:
+        return  # it is not there, or what follows says what is wrong with it
+    if not stat.S_ISREG(mode):
+        raise UsageError(
+            f"{path} is no regular file, it is not replaced", hint="Choose another '-o'."
+        )
 
 
 def _exists(path: Path) -> UsageError:

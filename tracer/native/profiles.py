@@ -10,7 +10,7 @@ import os
 import re
 import stat
 import tomllib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 from functools import cache
 from pathlib import Path
@@ -73,6 +73,10 @@ _NAMED: Mapping[str, tuple[str, ...]] = MappingProxyType(
 ARGUMENTS = ("map", "lock", "shard", "range", *_NAMED, "items", "failures", "samples")
 
 _SYMBOL = re.compile(r"[A-Za-z_][\w.$]{0,255}")
+_NAME_HINT = "Letters, digits, '_', '.', '$'."
+_NUMBERS = tuple(map(str, range(MAX_NUMBER)))
+_PAIRS = (("wait_begin", "wait_end"), ("wait_end", "wait_begin"), ("range_begin", "range_end"))
+"""A role that says nothing that is true without the other one. A range's end alone is counted."""
 
 
 class _Table(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -258,6 +262,8 @@ def _complaints(profile: Profile) -> Iterator[tuple[str, str]]:
         yield f"name = {profile.name!r}", "Letters, digits, '_' and '-', at most 40."
     if not profile.library.module or not all(profile.library.module):
         yield "library.module is empty", "File name patterns, such as 'name*.so'."
+    if profile.library.provider is not None and not _SYMBOL.fullmatch(profile.library.provider):
+        yield f"library.provider = {profile.library.provider!r}", _NAME_HINT
     if not profile.map.type.isprintable() or not 0 < len(profile.map.type) <= MAX_TYPE:
         yield f"map.type = {profile.map.type!r}", f"A class name of at most {MAX_TYPE} characters."
     for key, offset in (
@@ -278,13 +284,20 @@ def _complaints(profile: Profile) -> Iterator[tuple[str, str]]:
         found = _wrong_place(profile, place)
         if found is not None:
             yield f"probe {number} ({place.role}): {found[0]}", found[1]
+    yield from _unpaired({place.role for place in profile.probe})
+
+
+def _unpaired(roles: Collection[str]) -> Iterator[tuple[str, str]]:
+    for role, other in _PAIRS:
+        if role in roles and other not in roles:
+            yield f"it has a probe of '{role}' and none of '{other}'", f"Add one of '{other}'."
 
 
 def _wrong_numbers(
     key: str, table: Mapping[str, str], names: Sequence[str]
 ) -> Iterator[tuple[str, str]]:
     for number, name in table.items():
-        if not (number.isascii() and number.isdigit() and int(number[:9]) < MAX_NUMBER):
+        if number not in _NUMBERS:
             yield f"{key}.{number}", f"Numbers from 0 to {MAX_NUMBER - 1}."
         if name not in names:
             yield f"{key}.{number} = {name!r}", f"One of {', '.join(names)}."
@@ -295,11 +308,12 @@ def _wrong_place(profile: Profile, place: Place) -> tuple[str, str] | None:
         return "it has to have one of 'usdt' and 'symbol'", "A USDT probe, or a function's name."
     if place.usdt is not None and profile.library.provider is None:
         return f"usdt = {place.usdt!r} without library.provider", "Name the provider."
-    names = place.symbols or (place.usdt or "",)
-    if not all(_SYMBOL.fullmatch(name) for name in names):
-        return f"{names[0]!r} is no name of a probe or function", "Letters, digits, '_', '.', '$'."
+    names = place.symbols if place.usdt is None else (place.usdt,)
+    wrong = [name for name in names if not _SYMBOL.fullmatch(name)]
+    if wrong or not names:
+        return f"{''.join(wrong[:1])!r} is no name of a probe or function", _NAME_HINT
     if place.role in _BY_FUNCTION_ONLY and place.usdt is not None:
-        return f"'{place.role}' is a function from its entry to its return", "Use 'symbol'."
+        return f"'{place.role}' is a function from its entry to where it leaves", "Use 'symbol'."
     required, optional = _ALLOWED.get(place.role, _OF_A_COUNT)
     given = {key for key in (*ARGUMENTS, "returns") if getattr(place, key) is not None}
     allowed = ", ".join(sorted(required | optional))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import msgspec
@@ -13,7 +13,8 @@ from probes.errors import BadElf
 from tracer.elf import Elf
 from tracer.native.profiles import ARGUMENTS, COUNTERS, MAX_NUMBER, Inside, Place, Profile
 from tracer.native.usdt import REGISTERS, Argument, BadArgument, UsdtProbe, argument, probes
-from tracer.sites.planner import Function, PriceClass, Refusal, Site, find, plan
+from tracer.sites.exits import Exit, exits
+from tracer.sites.planner import Function, PriceClass, Refusal, find, plan
 from tracer.sites.x86 import NOP5, emulatable
 
 WAITS, RANGES, COUNTS = "native_map.waits", "native_map.ranges", "native_map.counts"
@@ -29,6 +30,8 @@ _ROLES = {
     "breaker": 7,
 }  # fmt: skip
 _COUNT = 0
+_LEFT = {"wait": 8, "range": 9}
+"""Where a function leaves that waits or goes over a map."""
 _NUMBERED = ("range_begin", "range_end")
 _BY_MAP = 1 << 7  # PS_KNOWN_BY_MAP
 _RETURNS = {None: 0, "nothing": 0, "object": 1, "status": 2}  # enum ps_map_return
@@ -43,8 +46,7 @@ _WORD_BITS = (1 << 64) - 1
 class MapSite(msgspec.Struct, frozen=True):
     """One place: ``function`` for people, ``offset`` in the file, and the kernel's word on it.
 
-    ``description``: the ``struct ps_map_site`` but for the profile's number. ``returns``:
-    the place where the same function returns is probed as well.
+    ``role`` … ``arguments``: the ``struct ps_map_site`` but for the profile's number.
     """
 
     function: str
@@ -52,7 +54,6 @@ class MapSite(msgspec.Struct, frozen=True):
     offset: int
     price: PriceClass
     semaphore: int
-    returns: bool
     role: int
     counter: int
     result: int
@@ -101,14 +102,17 @@ class _Where:
     semaphore: int = 0
 
 
-def is_library(elf: Elf, profile: Profile) -> bool:
-    """Whether a file is the profile's library, beyond its name. Raises BadElf."""
+def not_library(elf: Elf, profile: Profile) -> str | None:
+    """Why a file is not the profile's library, though it is called so. Raises BadElf."""
     library = profile.library
     if library.soname is not None and elf.soname != library.soname:
-        return False
-    if any(elf.symbol(name) is None for name in library.symbols):
-        return False
-    return library.provider is None or bool(probes(elf, library.provider))
+        return f"its soname is {elf.soname}"
+    missing = next((name for name in library.symbols if elf.symbol(name) is None), None)
+    if missing is not None:
+        return f"it has no symbol {missing}"
+    if library.provider is not None and not probes(elf, library.provider):
+        return f"it has no USDT probes of {library.provider}"
+    return None
 
 
 def plan_library(elf: Elf, profile: Profile, *, long_nops: bool = False) -> LibraryPlan:
@@ -120,18 +124,39 @@ def plan_library(elf: Elf, profile: Profile, *, long_nops: bool = False) -> Libr
     known = probes(elf, provider) if provider is not None else ()
     sites: list[MapSite] = []
     refusals: list[Refusal] = []
+    ends: set[bool] = set()
     for place in profile.probe:
-        found: Iterable[MapSite | Refusal]
         if place.usdt is not None:
             found = _of_usdt(elf, profile, place, known, long_nops)
         else:
-            found = [_of_function(elf, profile, place, long_nops)]
-        for one in found:
-            if isinstance(one, Refusal):
-                refusals.append(one)
-            else:
-                sites.append(one)
+            found = _of_function(elf, profile, place, long_nops)
+        refused = [one for one in found if isinstance(one, Refusal)]
+        sites += [one for one in found if isinstance(one, MapSite)]
+        refusals += refused
+        if place.role == "wait_end" and _is_there(elf, place, known):
+            ends.add(not refused)
+    if ends != {True}:
+        sites, more = _without_begins(sites)
+        refusals += more
     return LibraryPlan(tuple(sites), tuple(refusals))
+
+
+def _is_there(elf: Elf, place: Place, known: Sequence[UsdtProbe]) -> bool:
+    """Whether the file has it at all, be it probed or not."""
+    if place.usdt is not None:
+        return any(probe.name == place.usdt for probe in known)
+    return any(find(elf, name) is not None for name in place.symbols)
+
+
+def _without_begins(sites: Sequence[MapSite]) -> tuple[list[MapSite], list[Refusal]]:
+    """A wait whose end is not told lasts for ever, whatever its thread does by then."""
+    begin = _ROLES["wait_begin"]
+    refusals = [
+        Refusal(site.function, "the end of the wait that begins there cannot be probed")
+        for site in sites
+        if site.role == begin
+    ]
+    return [site for site in sites if site.role != begin], refusals
 
 
 def _of_usdt(
@@ -167,25 +192,43 @@ def _of_nop(
     )
 
 
-def _of_function(elf: Elf, profile: Profile, place: Place, long_nops: bool) -> MapSite | Refusal:
+def _of_function(
+    elf: Elf, profile: Profile, place: Place, long_nops: bool
+) -> list[MapSite | Refusal]:
+    """Its entry; before that, where it has to be told when it is left, its exits."""
     function = next((one for name in place.symbols if (one := find(elf, name)) is not None), None)
     if function is None:
-        return Refusal(place.name, "no function of that name is here")
+        return [Refusal(place.name, "no function of that name is here")]
     used = [getattr(place, key) for key in ARGUMENTS]
     used = [one.argument if isinstance(one, Inside) else one for one in used]
     registers = tuple(_BY_CALL[number - 1] for number in used if isinstance(number, int))
-    site = _planned(elf, function, registers, place, long_nops)
+    leaves = place.role in _LEFT
+    site = plan(elf, function, registers, stack_untouched=leaves, long_nops=long_nops)
+    left = exits(elf, function, long_nops=long_nops) if leaves else ()
     if isinstance(site, Refusal):
-        return site
+        return [site]
+    if isinstance(left, Refusal):
+        return [left]
     arguments = _arguments(place, lambda n: Argument("register", base=REGISTERS[_BY_CALL[n - 1]]))
-    return _site(profile, place, _Where(function.name, site.offset, site.price), arguments)
+    entry = _site(profile, place, _Where(function.name, site.offset, site.price), arguments)
+    return [*(_exit(place, function, one) for one in left), entry]
 
 
-def _planned(
-    elf: Elf, function: Function, registers: tuple[str, ...], place: Place, long_nops: bool
-) -> Site | Refusal:
-    at_return = place.role in ("wait", "range")
-    return plan(elf, function, registers, stack_untouched=at_return, long_nops=long_nops)
+def _exit(place: Place, function: Function, at: Exit) -> MapSite:
+    return MapSite(
+        function=f"{function.name} (end)",
+        group=group_of(place.role),
+        offset=at.offset,
+        price=at.price,
+        semaphore=0,
+        role=_LEFT[place.role],
+        counter=0,
+        result=_RETURNS[place.returns] if at.result else 0,
+        known=0,
+        details=bytes(MAX_NUMBER),
+        outcomes=bytes(MAX_NUMBER),
+        arguments=(None,) * 5,
+    )
 
 
 def _arguments(place: Place, read: Callable[[int], Argument]) -> tuple[Argument | None, ...]:
@@ -237,7 +280,6 @@ def _site(
         offset=where.offset,
         price=where.price,
         semaphore=where.semaphore,
-        returns=place.role in ("wait", "range"),
         role=_ROLES.get(place.role, _COUNT),
         counter=int(COUNTERS.get(place.role, MapCounter.OPERATION)),
         result=_RETURNS[place.returns],

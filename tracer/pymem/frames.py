@@ -217,9 +217,10 @@ class FrameReader:
             )
         return found
 
-    def named(self, frames: Sequence[KernelFrame]) -> tuple[Frame, ...]:
+    def named(self, frames: Sequence[KernelFrame]) -> tuple[tuple[Frame, ...], bool]:
         """Frames that were seen earlier; up to the first whose code is not for certain the same.
 
+        And whether there is none such.
         Each code object lived and was the same before it was looked up and after.
         """
         codes = self.codes.look_up_same(frames)
@@ -228,10 +229,10 @@ class FrameReader:
             raw = RawFrame(0, b"", one.code, one.instruction, one.owner, 0, one.namespace)
             place = self._place(raw, codes.get((one.code, one.check)))
             if place is None:
-                break
+                return tuple(found), False
             if place.begun:
                 found.append(place.frame)
-        return tuple(found)
+        return tuple(found), True
 
     def stacks(self, states: Iterable[ThreadState], limit: int) -> dict[int, Stack]:
         """The stacks of some threads, keyed by thread state address.

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import secrets
 import struct
 from collections import Counter
 from collections.abc import Sequence
@@ -18,13 +19,15 @@ from tracer.pymem.runtime import ThreadState
 
 MAX_FRAMES = 32
 _SLOTS = 4  # PS_TSTATE_SLOTS
-_READ = 80  # PS_READ
+_READ, _CODE_READ = 80, 96  # PS_READ, PS_CODE_READ
 _HEAD = struct.Struct("<QIHH")
 _FRAME = struct.Struct("<QQQQ")
 STACK_SIZE = _HEAD.size + MAX_FRAMES * _FRAME.size
 """Bytes of a ``struct ps_stack``."""
 _TRUNCATED = 1  # PS_STACK_TRUNCATED
-_PYTHON = struct.Struct("<7i10I")
+_PYTHON = struct.Struct("<7i10I2i4xQ")
+WALK_SIZE = _PYTHON.size
+"""Bytes of a ``struct ps_python``."""
 _ADDRESS = (1 << 56) - 1
 _THREADS_LOOKED_AT = 16
 _NEAR = 2048
@@ -32,7 +35,7 @@ _NEAR = 2048
 pthread with the first 32 pthread keys."""
 _TEXTS = ("co_filename", "co_name", "co_qualname", "co_linetable")
 _MULTIPLIERS = (0xC2B2AE3D27D4EB4F, 0x165667B19E3779F9, 0x27D4EB2F165667C5, 0xD6E8FEB86659FD93)
-_LINE_MULTIPLIER = 0x9E3779B97F4A7C15
+_LINE_MULTIPLIER, _VERSION_MULTIPLIER = 0x9E3779B97F4A7C15, 0x9FB21C651E98DF25
 
 
 class KernelFrame(NamedTuple):
@@ -75,11 +78,18 @@ class StackWalk:
     identity: int
     line: int
     texts: int
+    version: int
+    warmup: int
 
     def packed(self) -> bytes:
-        """As the programs read it."""
+        """As the programs read it; each time, nothing that they remember of code is true."""
         slots = (*self.slots, *[0] * (_SLOTS - len(self.slots)))
-        return _PYTHON.pack(*slots, *astuple(self)[1:])
+        return _PYTHON.pack(*slots, *astuple(self)[1:], secrets.randbits(64))
+
+
+def forgetful(packed: bytes) -> bytes:
+    """The same walk for programs that do not believe what they remember of code."""
+    return packed[:-8] + secrets.token_bytes(8)
 
 
 def parse(raw: bytes) -> KernelStack:
@@ -99,6 +109,10 @@ def check_value(raw: bytes, layout: Layout) -> int:
     """What ``ps_code_check`` makes of the code object whose header is ``raw``."""
     at = layout["PyCodeObject.co_firstlineno"]
     total = int.from_bytes(raw[at : at + 4], "little") * _LINE_MULTIPLIER
+    version = layout.offsets.get("PyCodeObject.co_version")
+    if version is not None:
+        number = int.from_bytes(raw[version : version + 4], "little")
+        total += number * _VERSION_MULTIPLIER
     for name, multiplier in zip(_TEXTS, _MULTIPLIERS, strict=True):
         at = layout[f"PyCodeObject.{name}"]
         total += int.from_bytes(raw[at : at + 8], "little") * multiplier
@@ -112,7 +126,9 @@ def find_walk(
     slots = _find_slots(memory, threads)
     texts = [layout[f"PyCodeObject.{name}"] for name in _TEXTS]
     line = layout["PyCodeObject.co_firstlineno"]
-    identity = line & ~7
+    version = layout.offsets.get("PyCodeObject.co_version", -1)
+    warmup = layout.offsets.get("PyCodeObject.co_warmup", -1)
+    identity = min(at for at in (line, version, warmup) if at >= 0) & ~7
     walk = StackWalk(
         slots=slots,
         ident=layout["PyThreadState.thread_id"],
@@ -130,9 +146,12 @@ def find_walk(
         identity=identity,
         line=line - identity,
         texts=texts[0] - identity,
+        version=version - identity if version >= 0 else -1,
+        warmup=warmup - identity if warmup >= 0 else -1,
     )
-    words = (walk.code, walk.instruction, walk.previous, walk.namespace, walk.texts + 24)
+    words = (walk.code, walk.instruction, walk.previous, walk.namespace)
     fits = all(at % 8 == 0 and 0 <= at <= _READ - 8 for at in words) and walk.owner < _READ
+    fits &= walk.texts % 8 == 0 and 0 <= walk.texts <= _CODE_READ - 32
     in_a_row = texts == [texts[0] + 8 * number for number in range(len(texts))]
     return walk if slots and fits and in_a_row else None
 

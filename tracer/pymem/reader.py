@@ -209,16 +209,18 @@ class PythonReader:
         states = [found[0] for found in self._threads.values()]
         return find_walk(self._memory, self.layout, states)
 
-    def name_kernel_stack(self, raw: bytes) -> WakerStack | None:
-        """A stack that the kernel took a moment ago; None if nothing of it is certain."""
+    def name_kernel_stack(self, raw: bytes) -> tuple[WakerStack | None, bool]:
+        """A stack that the kernel took a moment ago; None if nothing of it is certain.
+
+        And whether all its code is what it was then.
+        """
         stack = parse(raw)
         if stack.tgid != self.target.pid:
-            return None
+            return None, True
         if self._readers.runtime.keeps_first_state():
-            return None  # it may have run in another interpreter, further in
-        frames = self._readers.frames.named(stack.frames)
-        whole = len(frames) == len(stack.frames)
-        return WakerStack(frames, stack.truncated or not whole) if frames else None
+            return None, True  # it may have run in another interpreter, further in
+        frames, whole = self._readers.frames.named(stack.frames)
+        return WakerStack(frames, stack.truncated or not whole) if frames else None, whole
 
     def blame(self, tid: int, kind: str, address: int) -> Blame | None:
         """What a parked thread waits for, None where that cannot be told.

@@ -27,10 +27,11 @@ from tracer import units
 from tracer.actions import ACTIONS, REQUIRED
 from tracer.triggers.condition import Condition, parse
 from tracer.triggers.facts import PARKS
-from tracer.triggers.keys import Key, count, duration, read, text
+from tracer.triggers.keys import Key, count, duration, limit, read, text
 
 MAX_CONFIG_BYTES = 1 << 20
 MAX_RULES = 100
+MAX_ASKS = 10
 _OTHERS = stat.S_IWGRP | stat.S_IWOTH
 _MINUTE_NS = 60_000_000_000
 
@@ -40,8 +41,8 @@ RULE_KEYS: Mapping[str, Key] = {
     "cooldown": Key(duration, 5 * _MINUTE_NS, "for how long it does nothing after it has acted"),
     "per_hour": Key(count, 6, "how often it acts at most"),
     "breaker_failures": Key(count, 3, "so many failures, half of all, open the breaker"),
-    "breaker_window": Key(duration, 60 * _MINUTE_NS, "within this time"),
-    "breaker_rest": Key(duration, 5 * _MINUTE_NS, "before one is tried again"),
+    "breaker_window": Key(limit, 60 * _MINUTE_NS, "within this time"),
+    "breaker_rest": Key(limit, 5 * _MINUTE_NS, "before one is tried again"),
 }
 _LONGEST_REST = 12  # times the first one
 
@@ -90,6 +91,8 @@ def load(file: Path) -> list[Rule]:
         table = tomllib.loads(_safely_read(file))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UsageError(f"{file} is no TOML: {error}", hint=_SEE) from None
+    except RecursionError:
+        raise UsageError(f"{file} is nested too deep", hint=_SEE) from None
     unknown = set(table) - {"trigger"}
     if unknown:
         raise UsageError(
@@ -140,6 +143,11 @@ def _rule(entry: Mapping[str, Any], number: int, file: Path) -> Rule:
         raise UsageError(f"{where}: 'on' is missing", hint="It is the condition.")
     wanted = entry.get("do")
     wanted = wanted if isinstance(wanted, list) else [wanted]
+    if not 0 < len(wanted) <= MAX_ASKS:
+        raise UsageError(
+            f"{where}: 'do' has {len(wanted)} actions",
+            hint=f"Between one and {MAX_ASKS} may be there.",
+        )
     asks = tuple(_wanted(one, where) for one in wanted)
     name = values.pop("name") or str(number)
     try:
@@ -165,7 +173,7 @@ def _wanted(one: Any, where: str) -> Ask:
 def _said(words: str, where: str) -> Ask:
     """An action as a line: ``exec /bin/prog argument``, ``signal USR1``, ``heap-dump DIR``."""
     try:
-        name, *rest = shlex.split(words)
+        name, *rest = shlex.split(words) or [""]
     except ValueError as error:
         raise UsageError(f"{where}: {words!r} cannot be read: {error}", hint=_SEE) from None
     action = ACTIONS.get(name)
@@ -201,13 +209,18 @@ def _safely_read(file: Path) -> str:
     fine: what lies in it can be renamed by its owner only.
     """
     try:
-        with open(file, "rb") as stream:
-            _refuse_others(file, os.fstat(stream.fileno()), "file")
+        # Not waited for: a pipe has no end, and nobody may be there to write into it.
+        with open(os.open(file, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK), "rb") as stream:
+            found = os.fstat(stream.fileno())
+            if not stat.S_ISREG(found.st_mode):
+                raise UsageError(f"{file} is no regular file", hint=_SEE)
+            _refuse_others(file, found, "file")
             for folder in file.resolve(strict=True).parents:
                 _refuse_others(folder, folder.stat(), "folder")
             raw = stream.read(MAX_CONFIG_BYTES + 1)
-    except OSError as error:
-        raise UsageError(f"{file} cannot be read: {error.strerror}", hint="") from None
+    except (OSError, RuntimeError) as error:  # the latter: links that lead in a circle
+        why = getattr(error, "strerror", None) or error
+        raise UsageError(f"{file} cannot be read: {why}", hint="") from None
     if len(raw) > MAX_CONFIG_BYTES:
         raise UsageError(f"{file} is larger than {units.size(MAX_CONFIG_BYTES)}", hint=_SEE)
     return raw.decode()

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from collector.park import Park
 from collector.sinks import Sink
@@ -16,8 +16,9 @@ from collector.trace.facts import recording_facts
 from probes.errors import UsageError
 from tracer import procfs
 from tracer.actions import keep
+from tracer.triggers.around import Surroundings
 from tracer.triggers.config import Rule, check_lengths, command_line_rules, dump_rule, load
-from tracer.triggers.engine import Surroundings, Triggers
+from tracer.triggers.engine import Triggers
 from tracer.triggers.job import Job
 from tracer.triggers.runner import Here, Runner
 from tracer.version import VERSION
@@ -53,6 +54,16 @@ class TriggerOptions:
             raise UsageError(f"two triggers are named {min(doubled)!r}", hint="Rename one.")
         check_lengths(rules, long_park_ns)
         return rules
+
+
+class Parks(Protocol):
+    """Who knows of the parks of a session: its pipeline."""
+
+    def park_of(self, pid: int, tid: int, /) -> Park | None:
+        """The park that a thread is in."""
+
+    def known_ns(self, park: Park, /) -> int:
+        """Until when an open park is known to have lasted."""
 
 
 NO_TRIGGERS = TriggerOptions()
@@ -100,8 +111,9 @@ class Setup:
         info: SourceInfo,
         targets: Sequence[int],
         session: Mapping[str, Any],
-        park_of: Callable[[int, int], Park | None],
+        parks: Parks,
         source: Any = None,
+        note: Callable[[str], None] = lambda _text: None,
     ) -> Triggers | None:
         """The triggers of an armed session; None without a rule.
 
@@ -114,11 +126,13 @@ class Setup:
             return None
         self._facts = recording_facts(info, [{"pid": pid} for pid in targets], session, VERSION)
         around = Surroundings(
-            park_of=park_of,
+            park_of=parks.park_of,
+            known_ns=parks.known_ns,
             gauges=procfs.figures,
             stem=partial(_stem, self._options.stem),
             long_park_ns=self._long_park_ns,
             end_error_ns=info.end_error_ns,
+            note=note,
             stopping=getattr(source, "stopping", lambda _pid, _until_ns: None),
         )
         triggers = Triggers(self._rules, self._runner, around)

@@ -86,7 +86,7 @@ class _Timed:
         """The source closes what it has loaded."""
 
     def cost(self, which: int) -> WalkCost:
-        """Of all walks so far, of stacks seen before (0) or never (1). Raises NotMeasured."""
+        """Of all walks so far of one kind, see ``walk_costs``. Raises NotMeasured."""
         raw = None
         if self._kernel is not None:
             costs = self._kernel.maps["ps_walk_costs"]
@@ -97,10 +97,10 @@ class _Timed:
         return WalkCost(walks, took_ns / walks, depth)
 
 
-def walk_costs(name: str, depth: int, seconds: float) -> tuple[WalkCost, WalkCost]:
+def walk_costs(name: str, depth: int, seconds: float) -> list[WalkCost]:
     """The stack of a target under interpreter ``name`` that calls from ``depth``, over and over.
 
-    As one that was seen before, and as one that is new.
+    As one that was seen before, as a new one of code that was, and as one of code that was not.
     """
     options = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "start_new_session": False}
     script = TARGETS / "deep_calls.py"
@@ -116,6 +116,6 @@ def walk_costs(name: str, depth: int, seconds: float) -> tuple[WalkCost, WalkCos
             until = time.monotonic() + seconds
             while time.monotonic() < until:
                 source.poll(_POLL_NS)
-            return timed.cost(0), timed.cost(1)
+            return [timed.cost(which) for which in range(3)]
         finally:
             source.close()

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from collector.events import Event
-from probes.wire import Kind, MapCounter, WaitClass
+from probes.wire import NO_BUCKET, Kind, MapCounter, WaitClass
 from tests import interpreters
 from tests.conftest import Start
 from tests.integration.kernel.bcc_session import Watch, watching
@@ -19,6 +19,7 @@ from tests.interpreters import Interpreter
 from tests.native_maps import PROGRAM, answer, ask, compiled, tell
 from tests.observe import Attached, attached
 from tests.processes import wait_until
+from tracer.backends.bcc.native_counts import MAX_RANGES
 from tracer.backends.bcc.native_map import NativeMaps
 from tracer.native.profiles import Profile, load_all, parse
 from tracer.session import SessionOptions
@@ -270,6 +271,67 @@ def test_functions_by_symbol(start: Start, tmp_path: Path, cache: Path) -> None:
             outcomes = watch.of(Kind.MAP_COUNT, counter=MapCounter.RANGE)["outcome"].tolist()
             assert sorted(outcomes) == [0, 3]  # one complete, one an error
         assert len(failed) < 2
+
+
+def test_ranges_that_are_left_half_way_take_no_room_for_ever(
+    start: Start, tmp_path: Path, cache: Path
+) -> None:
+    process = started(start, interpreters.get("system-3.11"), compiled(tmp_path))
+    with probing(process, cache) as watch:
+        watch.until(lambda: found(watch), "the library")
+        ask(process, f"leave {MAX_RANGES + 1000}")
+        ask(process, "range 3 1 5")
+        watch.until(lambda: counted(watch)[MapCounter.RANGE] == 1, "the end of one")
+        (ended,) = watch.of(Kind.MAP_COUNT, counter=MapCounter.RANGE)
+        assert ended["bucket"] != NO_BUCKET
+        assert counted(watch)[MapCounter.RANGE_BEGUN] == MAX_RANGES + 1001
+
+
+def whys(watch: Watch) -> list[str]:
+    return [str(event.data["why"]) for event in watch.events if event.event == "probe_failed"]
+
+
+def test_what_is_only_called_like_the_library_is_said(
+    start: Start, tmp_path: Path, cache: Path
+) -> None:
+    process = started(start, interpreters.get("system-3.11"), compiled(tmp_path))
+    other = parse(BY_SYMBOL.replace('["plain_range"]', '["no_such"]', 1), Path("plain.toml"))
+    with probing(process, cache, profiles=(other,)) as watch:
+        watch.until(lambda: bool(whys(watch)), "a word")
+        for _ in range(5):
+            watch.poll()
+        (why,) = whys(watch)
+        assert why.startswith("libtoy_concurrent_map.so is called like the library of profile")
+        assert why.endswith("plain, but it has no symbol no_such")
+
+
+def test_a_library_is_probed_as_a_whole_or_not(
+    start: Start, tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A wait that begins where a probe is, and ends where none is, would never be over."""
+    monkeypatch.setattr("tracer.backends.bcc.native_map.MAX_SITES", 3)
+    process = started(start, interpreters.get("system-3.11"), compiled(tmp_path))
+    with probing(process, cache) as watch:
+        watch.until(lambda: bool(whys(watch)), "a word")
+        ask(process, "hold 1 100 1")
+        assert whys(watch) == ["concurrent_map: 3 places are probed already"]
+        assert not len(watch.of(Kind.WAIT)), watch.of(Kind.WAIT)
+
+
+def test_a_thread_may_end_inside_of_a_function_that_is_probed(
+    start: Start, tmp_path: Path, cache: Path
+) -> None:
+    """It is unwound as it would be unobserved, and its wait is not kept for another thread."""
+    library = compiled(tmp_path, "-fcf-protection=none", "-fexceptions", "-pthread")
+    process = started(start, interpreters.get("system-3.11"), library)
+    text = BY_SYMBOL.replace("plain_wait", "plain_end")
+    with probing(process, cache, profiles=(parse(text, Path("plain.toml")),)) as watch:
+        watch.until(lambda: found(watch), "the library")
+        assert not [event.data for event in watch.events if event.event == "probe_failed"]
+        assert ask(process, "end 20")["unwound"] == 20
+        truth = ask(process, "plain 1 40")
+        watch.until(lambda: counted(watch)[MapCounter.RANGE] == 2, "what came later")
+    assert not len(watch.of(Kind.WAIT)), truth
 
 
 def test_what_costs_too_much_is_given_up_and_said(start: Start, tmp_path: Path) -> None:

@@ -48,7 +48,7 @@ def own(waker: dict[str, Any]) -> list[list[Any]]:
 
 
 def round_of(process: subprocess.Popen[bytes], way: str) -> Any:
-    tell(process, f"{way} 0.35")
+    tell(process, way if " " in way else f"{way} 0.35")
     return json.loads(read_line(process))
 
 
@@ -86,6 +86,19 @@ def test_code_that_has_died_is_not_called_by_another_name(
             assert waker["tid"] == truth["waker"]
             stack = waker["stack"]
             assert stack is None or stack[0]["function"] == "short_lived"
+
+
+@matrix()
+def test_two_that_take_turns_at_one_address_are_told_apart(
+    interpreter: Interpreter, start: Start
+) -> None:
+    process = start(interpreter, TARGET, ready=True, stdin=subprocess.PIPE)
+    with attached(SessionOptions(pids=(process.pid,), backend="bcc")) as session:
+        for _ in range(6):
+            truth = round_of(process, "turns 0.25")
+            stack = waker_of(session, truth["waiter"])["stack"]
+            if stack is not None and stack[0]["file"] == "<string>":
+                assert [stack[0]["function"], stack[0]["line"]] == truth["told"][0]
 
 
 @matrix()

@@ -104,6 +104,8 @@ def test_values_are_kept_when_asked_for(start: Callable[..., Any], tmp_path: Pat
     done = parkscope("info", path)
     assert "values      kept" in done.stdout
     assert json.loads(parkscope("info", path, "--json").stdout)["values"] is True
+    done = parkscope("export", path, "--format", "json", "-o", tmp_path / "out", "-q")
+    assert "note: the text of strings is in it" in done.stdout
     rows = [
         json.loads(row) for row in parkscope("top", path, "--json", "-n", "500").stdout.splitlines()
     ]
@@ -190,22 +192,40 @@ def test_the_worker_ends_with_its_tracer(start: Callable[..., Any]) -> None:
     worker.wait(20)
 
 
+DIES = """
+import os, sys
+from tracer.heap import worker
+def die(*_args, **_more):
+    worker._tell(phase="walk", done=1)
+    os.kill(os.getpid(), int(sys.argv[1]))
+worker.build_heap = die
+worker.main()
+"""
+
+
 @pytest.mark.parametrize(
     ("how", "error", "words"),
     [(signal.SIGKILL, RecordingError, "memory"), (signal.SIGSEGV, InternalError, "-11")],
 )
 def test_a_worker_that_dies_is_no_crash_of_ours(
-    captured: Any, tmp_path: Path, how: signal.Signals, error: type[Exception], words: str
+    captured: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    how: signal.Signals,
+    error: type[Exception],
+    words: str,
 ) -> None:
+    """It dies by its own hand, after a word: one that is killed from here may be done before."""
     image, place = captured
+    popen, said = subprocess.Popen, []
 
-    def killed(_phase: str, _done: int, _total: int) -> None:
-        for child in psutil.Process().children():
-            if "tracer.heap.worker" in child.cmdline():
-                child.send_signal(how)
+    def doomed(_command: list[str], **options: Any) -> subprocess.Popen[bytes]:
+        return popen([sys.executable, "-c", DIES, str(int(how))], **options)
 
+    monkeypatch.setattr("tracer.heap.dump.subprocess.Popen", doomed)
     with (tmp_path / "x").open("wb") as output, pytest.raises(error, match=words):
-        walk_image(image, place, output.fileno(), {}, progress=killed)
+        walk_image(image, place, output.fileno(), {}, progress=lambda *word: said.append(word))
+    assert ("walk", 1, 0) in said
 
 
 def test_the_worker_loads_nothing_once_it_is_nobody(captured: Any, tmp_path: Path) -> None:

@@ -197,5 +197,10 @@ def test_what_is_there_is_not_replaced(odd: Path) -> None:
     assert done.returncode == 2
     assert "--force" in done.stderr
     assert output.read_text() == "mine"
+    dumped = odd.read_bytes()
+    done = parkscope("export", odd, "--format", "csv", "-o", odd, "--force")
+    assert done.returncode == 2
+    assert "the dump itself" in done.stderr
+    assert odd.read_bytes() == dumped
     done = parkscope("export", odd, "--format", "json", "--references", "-o", output, "--force")
     assert done.returncode == 2

@@ -66,3 +66,28 @@ def test_the_size_class_of_ranges() -> None:
     assert [step(items, count) for items, count in cases] == [
         *("0", "0", "0", "1-9", "10-99", "10-99", "1000000-9999999", "1000000000-")
     ]
+
+
+def test_what_is_told_of_a_map_after_its_process_ended_is_counted_once(sink: MetricsSink) -> None:
+    """The kernel's last counts come once the process is over."""
+
+    def so_far(count: int) -> Event:
+        return map_event(ranges=[("weak", "complete", count, count)], splits=count)
+
+    alive = Event("attached", 1, pid=7)
+    told(sink, alive, so_far(10), Event("process_exit", S, pid=7))
+    snapshot = told(sink, so_far(12))
+    assert total(snapshot, m.RANGES) == 12
+    assert snapshot.get(m.MAP_EVENTS, "7", "app.cache", "splits") == 12
+    snapshot = told(sink, alive, so_far(5))
+    assert total(snapshot, m.RANGES) == 12 + 5, "another process has its number"
+
+
+def test_a_map_too_many_is_left_out_whole(
+    sink: MetricsSink, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("collector.metrics.native_maps.MAX_MAPS", 1)
+    ranges = [("weak", "complete", 1, 1), ("weak", "stale", 1, 1)]
+    snapshot = told(sink, map_event(0x10, ranges=ranges), map_event(0x20, "app.b", ranges=ranges))
+    assert total(snapshot, m.RANGES) == 2
+    assert snapshot.get(m.OVERFLOW, "map") == 1

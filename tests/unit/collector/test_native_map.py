@@ -119,3 +119,17 @@ def test_the_number_of_maps_is_bounded_and_nothing_is_lost() -> None:
     assert sum(event.data["retries"] for event in events) == MAX_MAPS + 50
     (others,) = [event for event in events if event.data["address"] is None]
     assert others.data["retries"] == 50
+
+
+def test_the_maps_of_a_process_that_is_over_go_once_the_last_was_said() -> None:
+    """In a session over many short processes; another one may get the same number."""
+    tallies = MapTallies(NoContext())
+    tallies.feed(count(MapCounter.SPLIT, 2))
+    assert len(tallies.events(100)) == 1
+    tallies.heard([Event("process_exit", 150, pid=7)])
+    assert not tallies.events(200)
+    tallies.feed(count(MapCounter.SPLIT, 3))  # the kernel's last counts
+    assert [event.data["splits"] for event in tallies.events(300)] == [5]
+    assert not tallies.events(400)
+    tallies.feed(count(MapCounter.SPLIT, 1))
+    assert [event.data["splits"] for event in tallies.events(500)] == [1]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pytest
@@ -161,7 +161,28 @@ def test_a_crowd_is_read_once_at_the_crossing() -> None:
     begun = b"".join(blocked(90, 10, tid) for tid in crowd)
     sink, context = play((90, begun), (207, b""), (211, b""), (212, b""), (300, b""))
     assert len(sink.named("park_long")) == len(crowd)
-    assert {ns for ns, _ in context.described} == {211 * MS}
+    assert sorted(tid for _, tid in context.described) == list(crowd)
+    assert {ns for ns, _ in context.described} == {211 * MS, 212 * MS}
+
+
+def test_a_few_of_a_crowd_are_said_before_the_others_are_looked_at() -> None:
+    """Who takes a heap dump of the moment does not wait for a thousand stacks."""
+    looked_at: list[int] = []
+
+    class Hasty(Recorder):
+        def on_events(self, events: Sequence[Event]) -> None:
+            super().on_events(events)
+            looked_at.extend(len(context.described) for e in events if e.event == "park_long")
+
+    crowd = range(100, 1100)
+    begun = b"".join(blocked(90, 10, tid) for tid in crowd)
+    times = [(90, begun), (207, b""), (211, b""), (212, b""), (213, b""), (300, b"")]
+    source = Clocked([Batch(int(ms * MS), raw, done=ms == 300) for ms, raw in times])
+    context = Held(source)
+    attributor = Attributor(context, NoIdleRules())
+    Pipeline(source, ParkDetector(200 * MS, MS), attributor, [Hasty()]).run()
+    assert len(looked_at) == len(crowd)
+    assert looked_at[0] <= MANY
 
 
 def test_the_loop_comes_round_in_time_to_read_ahead() -> None:
@@ -193,3 +214,13 @@ def test_parks_that_will_cross_are_found_in_a_crowd() -> None:
     for until in range(200, 300, 7):
         found = {park.tid for park in detector.crossing_by(until * MS)}
         assert found == {t for t, begin in enumerate(begins, 1) if begin + 200 <= until}
+
+
+@pytest.mark.parametrize(("waker", "name"), [(FIRST, "holder"), (SECOND, None)])
+def test_a_holder_that_ended_the_park_and_itself_keeps_its_name(
+    waker: int, name: str | None
+) -> None:
+    """It has no name any more when it is asked for; another thread's is not taken for it."""
+    sink, _ = play(BEGUN, (300, b""), (400, wake(399, waker)), (500, b""))
+    (end,) = sink.named("park_end")
+    assert (end.data["waker"]["tid"], end.data["waker"]["thread_name"]) == (waker, name)

@@ -116,6 +116,12 @@ def test_a_trace_is_not_overwritten_unasked(run: Run, tmp_path: Path) -> None:
     assert run("record", "-o", str(tmp_path / "no" / "a.pks"), *MOCK, "sleep").code == 8
 
 
+def test_a_folder_that_cannot_be_is_no_defect(run: Run) -> None:
+    ran = run("record", *MOCK, "sleep", "-o", "x" * 300 + "/a.trace")
+    assert ran.code == 8
+    assert "is no directory\nhint: Choose another" in ran.err
+
+
 def test_live_without_a_terminal_prints_plain_tables(run: Run) -> None:
     ran = run("live", "--duration", "300ms", *MOCK, "lock_convoy")
     assert ran.code == 0
@@ -163,6 +169,13 @@ def test_bad_input_is_said_once_with_a_hint_and_its_exit_code(
     assert "\nhint: " in ran.err
     assert "Traceback" not in ran.err
     assert ran.out == ""
+
+
+def test_an_option_s_choices_are_said_on_one_line(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "dump").write_bytes(b"")
+    ran = run("heap", "export", str(tmp_path / "dump"), "-o", str(tmp_path / "out"))
+    assert ran.code == 2
+    assert "Choose from: heapsnapshot, csv, json" in ran.err
 
 
 def test_an_unknown_view_names_the_known_ones(run: Run, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import json
 import os
 import resource
 import signal
+import stat
 import struct
 import zlib
 from collections.abc import Callable
@@ -31,7 +32,9 @@ from probes.errors import (
 from tracer.heap import codec
 from tracer.heap.model import BORROWED, Closure, Heap, HeapType
 from tracer.heap.reader import DTYPES, HeapFile
+from tracer.heap.summary import info
 from tracer.heap.writer import TRAILER, appearing, refuse_existing, write
+from tracer.heap_view import info_lines
 
 ANY_NUMBER = {"mark", "address", "length", "label_kind", "excess", "reference_kind", "size"}
 """Columns in which no number is wrong by itself."""
@@ -230,6 +233,23 @@ def test_what_is_there_is_not_replaced_unasked(dump: Path) -> None:
     refuse_existing(dump, force=True)
     with pytest.raises(UsageError, match="no directory"):
         refuse_existing(dump / "below", force=False)
+    with pytest.raises(UsageError, match="no directory"):  # of which nothing can be asked
+        refuse_existing(Path("x" * 300, "dump"), force=False)
+
+
+def test_what_is_no_regular_file_is_not_replaced_at_all(tmp_path: Path) -> None:
+    """Forced, too: a device of the system may be meant, as by ``-o /dev/null``."""
+    pipe, link = tmp_path / "pipe", tmp_path / "link"
+    os.mkfifo(pipe)
+    link.symlink_to("nowhere")
+    for path in (pipe, link, Path("/dev/stdout"), Path("/dev/null")):
+        with pytest.raises(UsageError, match="no regular file"):
+            refuse_existing(path, force=True)
+    late = tmp_path / "late"
+    with pytest.raises(UsageError, match="no regular file"), appearing(late, force=True):
+        os.mkfifo(late)
+    assert stat.S_ISFIFO(late.stat().st_mode)
+    assert sorted(os.listdir(tmp_path)) == ["late", "link", "pipe"]
 
 
 def test_a_full_disk_leaves_nothing(tmp_path: Path) -> None:
@@ -302,3 +322,17 @@ def test_many_blocks_are_one_column(monkeypatch: pytest.MonkeyPatch) -> None:
     with HeapFile(path) as file:
         assert file.column("address").tolist() == small_heap().columns["address"].tolist()
         assert file.load().columns["target"].tolist() == small_heap().columns["target"].tolist()
+
+
+def test_what_a_dump_says_of_itself_is_no_more_than_that(tmp_path: Path) -> None:
+    """A file that somebody sent steers no terminal, and its figures are those of its objects."""
+    heap = small_heap()
+    lies = {"path": 1, "bytes": "all", "objects": -1, "types": [], "closure": 5, "threads": 7}
+    heap.meta.update(lies, pid="\x1b[2J", capture="\x1b[2J", program={"\x1b[2J": 1})
+    path = tmp_path / "dump"
+    with path.open("wb") as stream:
+        write(heap, stream)
+    facts = info(path)
+    assert (facts["path"], facts["objects"]) == (str(path), heap.nodes)
+    assert facts["threads"] == heap.threads
+    assert "\x1b" not in "".join(info_lines(facts))

@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 
 from probes.errors import UnknownObject, UsageError
-from tests.made_heaps import Made, MadeHeap
+from tests.made_heaps import KINDS, Made, MadeHeap
 from tracer.heap.diff import diff
 from tracer.heap.leaks import leaks
 from tracer.heap.matching import NONE, Matching, Side
+from tracer.heap_compare_view import diff_lines
 
 pytestmark = pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler")
 
@@ -115,6 +116,17 @@ def test_diff_says_what_is_new_gone_and_grown(tmp_path: Path) -> None:
     assert sorted(changes) == [("gone", 2100), ("new", 3000), ("new", 3100)]
     assert found["notes"] == []
     assert diff(other, one)["notes"] == ["the second dump was written before the first one"]
+
+
+def test_a_dump_differs_from_itself_in_nothing(tmp_path: Path) -> None:
+    """Garbage is no news: there is no telling whether it is the same."""
+    one = MadeHeap([*kept(2000), Made(3000, "Thing", (3000,))]).write(tmp_path / "one")
+    found = diff(one, one, only="Thing")
+    objects = len(KINDS) + 3
+    assert found["objects"] == {"same": objects - 1, "new": 0, "gone": 0, "grown": 0}
+    assert (found["types"], found["sites"], found["each"]) == ([], [], [])
+    assert found["second"]["unreachable"] == 1
+    assert f"{objects} objects, of which 1 garbage" in next(iter(diff_lines(found)))
 
 
 def test_a_type_that_neither_has_is_refused(tmp_path: Path) -> None:

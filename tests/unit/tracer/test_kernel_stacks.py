@@ -13,9 +13,11 @@ from tracer.pymem.frames import FrameReader
 from tracer.pymem.kernel_stacks import (
     MAX_FRAMES,
     STACK_SIZE,
+    WALK_SIZE,
     KernelFrame,
     check_value,
     find_walk,
+    forgetful,
     parse,
 )
 from tracer.pymem.layout import load, merge_debug_offsets
@@ -73,8 +75,8 @@ def target(request: pytest.FixtureRequest) -> Target:
 
 def test_code_that_lives_is_named(target: Target) -> None:
     assert len(target.named) > 2
-    assert target.frames.named(target.taken) == target.named
-    assert target.fresh().named(target.taken) == target.named
+    assert target.frames.named(target.taken) == (target.named, True)
+    assert target.fresh().named(target.taken) == (target.named, True)
 
 
 def test_from_code_that_has_died_on_nothing_is_named(target: Target) -> None:
@@ -82,11 +84,11 @@ def test_from_code_that_has_died_on_nothing_is_named(target: Target) -> None:
     place = len(target.taken) - 1
     before = target.put(target.taken[place].code, FREED)
     for reader in (target.frames, target.fresh()):
-        assert reader.named(target.taken) == target.named[:place]
+        assert reader.named(target.taken) == (target.named[:place], False)
     target.put(target.taken[place].code, 0)
-    assert target.frames.named(target.taken) == target.named[:place]
+    assert target.frames.named(target.taken) == (target.named[:place], False)
     target.put(target.taken[place].code, before)
-    assert target.frames.named(target.taken) == target.named
+    assert target.frames.named(target.taken) == (target.named, True)
 
 
 @pytest.mark.parametrize("name", ["co_name", "co_qualname", "co_filename", "co_linetable"])
@@ -98,7 +100,18 @@ def test_other_code_at_the_same_address_is_not_it(target: Target, name: str) -> 
         "<Q", target.memory.read(other + target.layout[f"PyCodeObject.{name}"], 8)
     )
     changed = target.put(at, word) != word
-    assert target.frames.named(target.taken) == (() if changed else target.named)
+    expected = ((), False) if changed else (target.named, True)
+    assert target.frames.named(target.taken) == expected
+
+
+def test_the_same_compiled_again_is_not_it(target: Target) -> None:
+    at = target.layout.offsets.get("PyCodeObject.co_version")
+    if at is None:
+        assert "PyCodeObject.co_warmup" in target.layout.offsets
+        return
+    (word,) = struct.unpack("<Q", target.memory.read(target.taken[0].code + at, 8))
+    target.put(target.taken[0].code + at, word + 1)
+    assert target.frames.named(target.taken) == ((), False)
 
 
 def test_what_died_while_it_was_read_is_not_remembered(
@@ -115,10 +128,10 @@ def test_what_died_while_it_was_read_is_not_remembered(
 
     before = int.from_bytes(target.memory.read(code, 8), "little")
     monkeypatch.setattr(reader.codes, "look_up", dies_meanwhile)
-    assert reader.named(target.taken) == ()
+    assert reader.named(target.taken) == ((), False)
     monkeypatch.undo()
     target.put(code, before)
-    assert reader.named(target.taken) == target.named
+    assert reader.named(target.taken) == (target.named, True)
 
 
 def test_the_kernels_structure_is_taken_apart() -> None:
@@ -147,5 +160,7 @@ def test_slots_are_where_most_threads_have_their_own_state() -> None:
     walk = find_walk(memory, load((3, 12)), [one[0], two[0], begins[0], gone])
     assert walk is not None
     assert walk.slots == (808, -40)
-    assert len(walk.packed()) == 68
+    assert len(walk.packed()) == WALK_SIZE == 88
+    assert forgetful(walk.packed())[:-8] == walk.packed()[:-8]
+    assert forgetful(walk.packed()) != forgetful(walk.packed())
     assert find_walk(memory, load((3, 12)), [gone]) is None

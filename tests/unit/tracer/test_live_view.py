@@ -135,6 +135,12 @@ def test_loss_and_the_governor_are_shown() -> None:
     assert "! governor: slow_path shed: dear" in text
 
 
+def test_news_that_is_not_for_people_takes_no_line() -> None:
+    probe = {"name": "probe:slow_path", "from": "waiting", "to": "closed", "why": "allowed"}
+    news = (Event("breaker", 1, data=probe),)
+    assert "!" not in "".join(screen(snapshot(news=news), ViewState(), 80, 24))
+
+
 def test_an_open_breaker_is_shown() -> None:
     shown = snapshot(breakers=(("action:stuck/exec", "open"),))
     assert "action:stuck/exec open" in "\n".join(screen(shown, ViewState(), 120, 24))

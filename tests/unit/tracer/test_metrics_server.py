@@ -280,6 +280,10 @@ def test_a_file_that_cannot_be_written_is_said(
 ) -> None:
     with pytest.raises(RecordingError):
         MetricsFile(tmp_path / "no" / "a.prom", Renderer(Snapshot))
+    os.mkfifo(tmp_path / "pipe.prom")
+    with pytest.raises(RecordingError, match="no regular file"):
+        MetricsFile(tmp_path / "pipe.prom", Renderer(Snapshot))
+    os.unlink(tmp_path / "pipe.prom")
     folder = tmp_path / "folder"
     folder.mkdir()
     monkeypatch.setattr(metrics_file, "PERIOD_S", 0.01)

@@ -11,7 +11,15 @@ from probes.errors import UsageError
 from tests.native_maps import compiled
 from tracer.elf import Elf
 from tracer.native.profiles import MODES, OUTCOMES, PROFILE_DIR, Profile, load, load_all, parse
-from tracer.native.sites import BREAKERS, COUNTS, RANGES, SITE_SIZE, WAITS, is_library, plan_library
+from tracer.native.sites import (
+    BREAKERS,
+    COUNTS,
+    RANGES,
+    SITE_SIZE,
+    WAITS,
+    not_library,
+    plan_library,
+)
 
 OURS = PROFILE_DIR / "concurrent_map.toml"
 
@@ -40,8 +48,14 @@ def test_the_built_in_ones_are_right_and_have_names_of_their_own() -> None:
         ("owner_offset = 4", "owner_offset = -4", "lock.owner_offset", "Bytes"),
         ('name = "concurrent_map"', 'name = "a/b"', "a/b", "Letters"),
         ('provider = "concurrent_map"', "", "without library.provider", "provider"),
-        ('role = "released"', 'role = "wait"', "entry to its return", "symbol"),
+        ('role = "released"', 'role = "wait"', "entry to where it leaves", "symbol"),
         ('[map]\n', '[map', "", ""),
+        ('usdt = "retry"', 'symbol = ["a", "b c"]', "'b c'", "Letters"),
+        ('usdt = "retry"', "symbol = []", "''", "Letters"),
+        ('provider = "concurrent_map"', 'provider = ""', "library.provider", "Letters"),
+        ('3 = "error"', '00 = "error"', "outcomes.00", "0 to 7"),
+        ('role = "wait_end"', 'role = "wait_begin"', "none of 'wait_end'", "Add"),
+        ('role = "wait_begin"', 'role = "wait_end"', "none of 'wait_begin'", "Add"),
     ],
 )  # fmt: skip
 def test_what_is_wrong_is_named_with_what_is_allowed(
@@ -85,7 +99,7 @@ def test_a_library_is_known_by_name_and_by_what_is_in_it() -> None:
     assert not ours.library.has_name("/site-packages/other/_core.so")
     assert not ours.library.has_name("/srv/concurrent_map.so/other.so")
     with Elf.open("/proc/self/exe") as elf:
-        assert not is_library(elf, ours)
+        assert not_library(elf, ours) == "it has no USDT probes of concurrent_map"
 
 
 def profile(*probes: str) -> Profile:
@@ -98,7 +112,7 @@ def test_the_places_of_the_toy(tmp_path: Path) -> None:
     library = compiled(tmp_path, "-DLONG_NOPS")
     (ours,) = [one for one in load_all() if one.name == "concurrent_map"]
     with Elf.open(str(library)) as elf:
-        assert is_library(elf, ours)
+        assert not_library(elf, ours) is None
         plan = plan_library(elf, ours, long_nops=True)
         cautious = plan_library(elf, ours, long_nops=False)
     assert not plan.refusals
@@ -125,16 +139,35 @@ def test_functions_and_what_cannot_be_probed(tmp_path: Path) -> None:
     with Elf.open(str(library)) as elf:
         plan = plan_library(elf, some)
     names = {site.function for site in plan.sites}
+    assert ("plain_range" in names) == ("plain_range (end)" in names)
     whys = {one.function: one.why for one in plan.refusals}
     assert "toy_split" in names | whys.keys()
     assert "no function" in whys["not_here"] or "no USDT probe" in whys["not_here"]
     assert "2 arguments" in whys["view_open"]
     for site in plan.sites:
         if site.function == "plain_range":
-            assert site.returns
             assert site.details[0] == MapMode.STRICT
         if site.function == "toy_split":
             assert site.counter == MapCounter.SPLIT
+
+
+def test_a_wait_whose_end_cannot_be_probed_is_not_begun(tmp_path: Path) -> None:
+    """Else whoever has its shard, and sleeps for something else, would be said to wait for it."""
+    library = compiled(tmp_path, "-DLONG_NOPS")
+    begin = 'role = "wait_begin"\nsymbol = "plain_wait"\nmap = 1\nlock = 2'
+    ends = (
+        'role = "wait_end"\nusdt = "not_here"',
+        'role = "wait_end"\nusdt = "shard_acquired"',
+        'role = "wait_end"\nsymbol = "toy_release"',
+    )
+    with Elf.open(str(library)) as elf:
+        nowhere = plan_library(elf, profile(begin, ends[0]))
+        stepped = plan_library(elf, profile(begin, ends[1], ends[2]))
+        well = plan_library(elf, profile(begin, ends[0], ends[2]))
+    for plan in (nowhere, stepped):
+        assert "plain_wait" not in {site.function for site in plan.sites}
+        assert "end" in {one.function: one.why for one in plan.refusals}["plain_wait"]
+    assert {"plain_wait", "toy_release"} <= {site.function for site in well.sites}
 
 
 def test_a_map_may_be_inside_of_what_an_argument_points_to(tmp_path: Path) -> None:

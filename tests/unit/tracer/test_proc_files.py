@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import psutil
 import pytest
 
 from probes.kinds import park_kind
@@ -158,3 +159,12 @@ def test_the_numa_nodes_of_this_machine_cover_its_cpus() -> None:
     if not nodes:
         pytest.skip("this kernel says nothing of NUMA nodes")
     assert len(nodes) > max(os.sched_getaffinity(0))
+
+
+def test_code_files_are_those_that_the_kernel_lets_run() -> None:
+    """Against another reader of the same file, and the files themselves."""
+    maps = psutil.Process().memory_maps(grouped=False)
+    code = {one.path for one in maps if "x" in one.perms and not one.path.startswith("[")}
+    found = procfs.code_files(os.getpid())
+    assert {path for path, _, _ in found} == code
+    assert all(os.stat(path).st_ino == inode for path, _, inode in found)

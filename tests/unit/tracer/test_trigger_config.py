@@ -9,6 +9,8 @@ import pytest
 
 from probes.errors import ParkscopeError, PermissionDenied, UsageError
 from tracer.actions import ACTIONS
+from tracer.heap.engines import ENGINES
+from tracer.triggers import keys
 from tracer.triggers.config import command_line_rules, load
 from tracer.triggers.setup import TriggerOptions
 
@@ -34,7 +36,7 @@ name = "stuck"
 on = 'park > 500ms and kind == "lock"'
 do = [
     "heap-dump",
-    { heap-dump = "/var/dumps", engine = "clone", max_total = "2GB" },
+    { heap-dump = "/var/tmp", engine = "clone", max_total = "2GB" },
     { exec = ["/bin/true", "a b"], timeout = "5s" },
     "signal USR1",
     { keep = true, last = "10s" },
@@ -65,7 +67,7 @@ def test_a_file_becomes_rules(folder: Path) -> None:
     plain, chosen, program, _, kept = [ask.options for ask in stuck.asks]
     assert plain["dir"] is None
     assert (chosen["dir"], chosen["engine"], chosen["max_total"]) == (
-        "/var/dumps", "clone", 2 * 10**9,
+        "/var/tmp", "clone", 2 * 10**9,
     )  # fmt: skip
     assert (program["argv"], program["timeout"]) == (["/bin/true", "a b"], 5 * S)
     assert kept["last"] == 10 * S
@@ -85,7 +87,28 @@ def test_a_file_becomes_rules(folder: Path) -> None:
         ("[[trigger]]\non = 'park'\ndo = 'exec true'", "argv", "full path"),
         ("[[trigger]]\non = 'park'\ndo = {exec = 'x'}", "argv", "list"),
         ("[[trigger]]\non = 'park'\ndo = {keep = true, lest = '1s'}", "'lest'", "last"),
-        ("[[trigger]]\non = 'park'\ndo = {keep = true, last = 5}", "last = 5", "a text"),
+        ("[[trigger]]\non = 'park'\ndo = {keep = true, last = 5}", "last = 5", "200ms"),
+        ("[[trigger]]\non = 'park'\ndo = {keep = true, memory = 5}", "memory = 5", "500MB"),
+        ("[[trigger]]\non = 'park'\ndo = {keep = true, last = '0s'}", "last", "more than 0"),
+        ("[[trigger]]\non = 'park'\ndo = {keep = true, max_size = 0}", "max_size", "more than 0"),
+        ("[[trigger]]\non = 'park'\ndo = {keep = true, timeout = '99999999m'}", "timeout", "1440m"),
+        ("[[trigger]]\non = 'park'\ndo = 'keep'\nbreaker_window = '0s'", "window", "more than 0"),
+        ("[[trigger]]\non = 'park'\ndo = []", "0 actions", "one"),
+        ("[[trigger]]\non = 'park'\ndo = ''", "'' is no action", "heap-dump"),
+        ("[[trigger]]\non = 'park'\ndo = {heap-dump = true, engine = 'fork'}", "'fork'", "clone"),
+        ("[[trigger]]\non = 'park'\ndo = 'heap-dump /nowhere'", "'/nowhere'", "folder that exists"),
+        ("[[trigger]]\non = 'park'\ndo = 'exec /nowhere'", "argv", "not there"),
+        ("[[trigger]]\non = 'park'\ndo = {exec = ['/bin/true'], user = 'nÖ'}", "user", "a user"),
+        ("[[trigger]]\non = 'park'\ndo = 'signal KILL'", "'KILL'", "USR1"),
+        ("[[trigger]]\non = 'park'\ndo = 'signal RTMIN+31'", "RTMIN+31", "RTMIN+30"),
+        ("[[trigger]]\non = 'park'\ndo = 'webhook ftp://127.0.0.1/x'", "ftp", "http://"),
+        ("[[trigger]]\non = 'park'\ndo = 'webhook http:///x'", "http:///x", "a host"),
+        ("[[trigger]]\non = 'park'\ndo = 'webhook http://[::1'", "[::1", "a host"),
+        ("[[trigger]]\non = 'park'\ndo = 'webhook http://a..b/'", "a..b", "a host"),
+        ("[[trigger]]\non = 'park'\ndo = 'webhook http://127.0.0.1:99999/'", "99999", "a host"),
+        ("[[trigger]]\non = 'park'\ndo = 'webhook http://127.0.0.1/ä'", "ä", "ASCII"),
+        ("[[trigger]]\non = 'park'\ndo = 'webhook http://me:pw@127.0.0.1/'", "me:pw", "password"),
+        ("x = " + "[" * 5000, "nested too deep", "README"),
         ("[[trigger]]\non = 'park'\ndo = 'keep 5'", "last = '5'", "200ms"),
         ("[[trigger]]\non = 'park'\ndo = 'keep'\ncooldown = '5'", "cooldown = '5'", "200ms"),
         ("[[trigger]]\non = 'park'\ndo = 'keep'\nper_hour = 0", "per_hour = 0", "from 1 on"),
@@ -105,6 +128,21 @@ def test_what_is_wrong_is_named_with_what_is_allowed(
         load(written(folder, text))
     assert named in refused.value.message
     assert allowed in refused.value.hint
+
+
+def test_what_is_no_file_is_refused_and_not_waited_for(folder: Path) -> None:
+    os.mkfifo(folder / "pipe")
+    (folder / "circle").symlink_to(folder / "circle")
+    for place in (folder / "pipe", Path("/dev/zero"), folder, folder / "circle"):
+        with pytest.raises(UsageError):
+            load(place)
+    (folder / "bytes.toml").write_bytes(b"\xff\xfe")
+    with pytest.raises(UsageError, match="no TOML"):
+        load(folder / "bytes.toml")
+
+
+def test_the_engines_that_may_be_named_are_those_that_there_are() -> None:
+    assert set(keys.ENGINES) == set(ENGINES)
 
 
 @pytest.mark.parametrize("mode", [0o620, 0o602, 0o666])

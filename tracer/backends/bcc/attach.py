@@ -196,9 +196,12 @@ class Attachment:
         size = kernel_stacks.STACK_SIZE
         return syscalls.map_lookup(self.kernel.maps["ps_stacks"], struct.pack("<I", key), size)
 
-    def forget_stack(self, key: int) -> None:
-        """Have the programs intern that stack anew."""
-        syscalls.map_delete(self.kernel.maps["ps_stacks"], struct.pack("<I", key))
+    def forget_codes(self, pid: int) -> None:
+        """Have the programs look anew at the code objects of that process."""
+        pythons, key = self.kernel.maps["ps_pythons"], struct.pack("<I", pid)
+        packed = syscalls.map_lookup(pythons, key, kernel_stacks.WALK_SIZE)
+        if packed is not None:
+            syscalls.map_update(pythons, key, kernel_stacks.forgetful(packed))
 
     def emitted(self) -> npt.NDArray[np.uint64]:
         """Records that the programs wanted to make, by kind, since the start."""

@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from collector.events import Event
 from probes.errors import BadElf, ParkscopeError
-from probes.native_map.spec import HIT, RETURN, SPEC
+from probes.native_map.spec import HIT, SPEC
 from probes.spec import ProbeSpec
 from tracer import procfs
 from tracer.backends import Options, TargetPlan
@@ -41,7 +41,7 @@ from tracer.native.sites import (
     WAITS,
     LibraryPlan,
     MapSite,
-    is_library,
+    not_library,
     plan_library,
 )
 from tracer.sites import price
@@ -52,6 +52,8 @@ DRAIN_PERIOD_NS = SECOND_NS
 LOOK_PERIOD_NS = SECOND_NS
 LOOK_SHARE = 200
 """Looking for new libraries takes at most one part in so many of a core."""
+LOOK_LIBRARIES = 4
+"""So many are read at a time; a program that maps many files of such names waits, not the loop."""
 UNPRICED_PERIOD_NS = SECOND_NS // 4
 UNPRICED_NS = 5 * SECOND_NS
 """So long after the attach the prices have been measured (whether a long nop is cheap here),
@@ -224,44 +226,47 @@ class NativeMaps:
         """Whether a file is mapped that is called like a library and was not seen."""
         known = {(device, inode) for _, device, inode in process.libraries}
         return any(
-            mapping.executable
-            and (mapping.device, mapping.inode) not in known
-            and any(one.library.has_name(mapping.path) for one in self._profiles)
-            for mapping in procfs.mappings(pid)
-            if mapping.inode
+            (device, inode) not in known
+            and any(one.library.has_name(path) for one in self._profiles)
+            for path, device, inode in procfs.code_files(pid)
         )
 
     def _introduce(self, pid: int, now_ns: int) -> list[Event]:
         """Attach to libraries of a process that were not known yet."""
         process = self._processes[pid]
+        new = [
+            (key, module, number)
+            for module in process.plan.target.modules
+            for number, profile in enumerate(self._profiles)
+            if (key := (profile.name, module.device, module.inode)) not in process.libraries
+            and profile.library.has_name(module.path)
+        ]
         events: list[Event] = []
-        for module in process.plan.target.modules:
-            for number, profile in enumerate(self._profiles):
-                key = (profile.name, module.device, module.inode)
-                if key in process.libraries or not profile.library.has_name(module.path):
-                    continue
-                process.libraries.add(key)
-                events += self._library(process, module, number, now_ns)
+        for key, module, number in new[:LOOK_LIBRARIES]:
+            process.libraries.add(key)
+            events += self._library(process, module, number, now_ns)
         return events
 
     def _library(self, process: _Process, module: Module, number: int, now_ns: int) -> list[Event]:
         profile, pid = self._profiles[number], process.plan.target.pid
+        key = (profile.name, module.device, module.inode)
         try:
             with Elf.open(module.open_path) as elf:
-                if not is_library(elf, profile):
-                    return []
+                why = not_library(elf, profile)
+                if why is not None:
+                    told = key in process.said
+                    process.said.add(key)
+                    return [] if told else [_failed(pid, now_ns, _called_so(module, profile, why))]
                 plan = plan_library(elf, profile, long_nops=self._prices.long_nops)
         except (OSError, BadElf) as error:
             return [_failed(pid, now_ns, f"{os.path.basename(module.path)}: {error}")]
         known = {(hook.path, hook.offset, hook.cookie) for hook in process.hooks}
-        hooks = [
-            hook
-            for hook in self._hooks(module, number, plan)
-            if (hook.path, hook.offset, hook.cookie) not in known
-        ]
+        planned = self._hooks(module, number, plan)
+        if planned is None:
+            return [_failed(pid, now_ns, f"{profile.name}: {MAX_SITES} places are probed already")]
+        hooks = [one for one in planned if (one.path, one.offset, one.cookie) not in known]
         process.hooks += hooks
         events: list[Event] = []
-        key = (profile.name, module.device, module.inode)
         if key not in process.said and (self._settled or not plan.refusals):
             process.said.add(key)
             events.append(_found(pid, now_ns, profile, module, plan))
@@ -271,18 +276,20 @@ class NativeMaps:
                 events += self._attach(group.name, pid, hooks, now_ns)
         return events
 
-    def _hooks(self, module: Module, profile: int, plan: LibraryPlan) -> Iterator[Hook]:
+    def _hooks(self, module: Module, profile: int, plan: LibraryPlan) -> list[Hook] | None:
+        """All of a library or none (no room): a wait without its end would never be over."""
+        hooks = []
         for site in plan.sites:
             number = self._number(module, profile, site)
             if number is None:
-                return
-            for program, at_return in ((HIT, False), (RETURN, True)):
-                if at_return and not site.returns:
-                    continue
-                yield Hook(
-                    SPEC.name, site.group, site.function, program.function, module.open_path,
-                    site.offset, number, at_return, site.price, site.semaphore,
-                )  # fmt: skip
+                return None
+            hooks.append(
+                Hook(
+                    SPEC.name, site.group, site.function, HIT.function, module.open_path,
+                    site.offset, number, False, site.price, site.semaphore,
+                )
+            )  # fmt: skip
+        return hooks
 
     def _number(self, module: Module, profile: int, site: MapSite) -> int | None:
         """The cookie of a site; processes that share a file share it. None: there are too many."""
@@ -293,8 +300,7 @@ class NativeMaps:
                 return None
             self._numbers[key] = len(self._numbers)
             self._counts.put_site(self._numbers[key], packed)
-            back = self._prices.return_ns if site.returns else 0.0
-            self._priced.append((site.group, self._prices.of(site.price) + back))
+            self._priced.append((site.group, self._prices.of(site.price)))
         return self._numbers[key]
 
     # -- the budget -----------------------------------------------------------------
@@ -340,6 +346,11 @@ def _found(pid: int, now_ns: int, profile: Profile, module: Module, plan: Librar
     name = os.path.basename(module.path.removesuffix(" (deleted)"))
     data = {"profile": profile.name, "library": name, "places": len(plan.sites)}
     return Event("native_library", now_ns, pid=pid, data=data)
+
+
+def _called_so(module: Module, profile: Profile, why: str) -> str:
+    name = os.path.basename(module.path)
+    return f"{name} is called like the library of profile {profile.name}, but {why}"
 
 
 def _failed(pid: int, now_ns: int, why: str) -> Event:

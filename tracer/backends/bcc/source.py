@@ -168,9 +168,9 @@ class BccSource:
         """The stack (``ps_stack``) that a program interned under ``key``, if it is still there."""
         return self._attached.stack(key)
 
-    def forget_stack(self, key: int) -> None:
-        """Have the programs take that stack anew when they see it again."""
-        self._attached.forget_stack(key)
+    def forget_codes(self, pid: int) -> None:
+        """Have the programs look anew at the code objects of that process."""
+        self._attached.forget_codes(pid)
 
     # -- polling ------------------------------------------------------------------
 

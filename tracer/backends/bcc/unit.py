@@ -29,6 +29,7 @@ MAPS = (
     "ps_pythons",
     "ps_stacks",
     "ps_walks",
+    "ps_codes",
 )
 """The maps of ``common.bpf.h`` and ``stacks.bpf.h``; probes add their own."""
 

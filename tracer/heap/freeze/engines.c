@@ -173,6 +173,7 @@ static void kill_clone(pid_t child) {
 
 int engine_clone(struct plan *plan) {
     struct maps maps = {0};
+    hurry(AMONG); /* little is to be done before the stop, and its moment may matter */
     if (read_maps(options.pid, &maps))
         return -1;
     u64 gadget = find_gadget(options.pid, &maps);

@@ -64,6 +64,7 @@ static bool is_zero(const struct look *look, size_t bytes) {
 static bool block_refers(struct look *look, u64 start, u64 end, bool *populated) {
     bool zero = true;
     look->regions.count = 0;
+    breathe();
     if (pages_find(look->pages, start, end, 0, &look->regions))
         return true;
     *populated = look->regions.count > 0;
@@ -104,6 +105,7 @@ static void cut_between_heads(struct look *look, struct plan *plan, u64 start, u
         u64 at = look->regions.items[i].start > next ? look->regions.items[i].start : next;
         for (; at < look->regions.items[i].end && !abandoned(); at = next) {
             u64 size = chunk_at(look, at, mapping_end);
+            breathe();
             next = at + (size ? size : PAGE); /* inside of a chunk no other one begins */
             if (!size)
                 continue;

@@ -154,6 +154,7 @@ struct store {
     u64 room;       /* mapped address space */
 };
 int store_open(int fd, u64 size);
+void store_close(void);
 int store_grow(u64 size);
 void store_touch(const struct plan *plan, const struct regions *regions);
 void store_trim(struct plan *plan, const struct regions *holes);
@@ -167,6 +168,11 @@ u64 copy_regions(pid_t source, struct plan *plan, const struct regions *regions,
 u64 copy_segment(pid_t source, struct batch *batch, const struct segment *segment,
                  const struct regions *regions);
 int copy_files(pid_t source, struct plan *plan, bool writable_too);
+
+/* --- courtesy.c: what is done while the target runs -------------------------------------------- */
+#define RELEASE_STEP (1ULL << 20)
+#define PIECE (256ULL << 10) /* bytes that are copied without a look at the clock */
+void breathe(void);
 
 /* --- crew.c, rest.c: what is done while the target stands still ------------------------------ */
 void crew_call(void);
@@ -186,7 +192,6 @@ struct thread {
     pid_t tid;
     bool held;       /* in a ptrace stop of ours */
     bool trapped;    /* … that is our own interrupt, so that it may be made to inject */
-    bool filtered;   /* seccomp */
     int signal;      /* a signal that it was about to get: handed on at the release */
 };
 struct threads {

@@ -204,6 +204,7 @@ int engine_survey(struct plan *plan) {
     struct maps maps = {0};
     struct pages pages;
     struct regions found = {0};
+    hurry(AMONG); /* the moment may matter, and this is little beside what follows */
     int status = maps_read(options.pid, &maps);
     if (status)
         return oops(status == -EACCES ? "permission" : "gone", "%s", strerror(-status));
@@ -216,9 +217,13 @@ int engine_survey(struct plan *plan) {
             huge += found.items[i].end - found.items[i].start;
     for (size_t i = 0; i < plan->count; i++)
         elf += plan->items[i].elf ? plan->items[i].end - plan->items[i].start : 0;
-    if (options.skip_foreign &&
-        (foreign_cut(options.pid, &pages, &maps, plan) || pages_of_plan(&pages, plan, 0, &found)))
+    size_t skips = plan->skip_count;
+    hurry(LAST);
+    if (options.skip_foreign && foreign_cut(options.pid, &pages, &maps, plan))
         return oops("abandoned", "the dump was given up");
+    /* Listed again only where it has changed: that takes a call for each thread's stack. */
+    if (plan->skip_count != skips && pages_of_plan(&pages, plan, 0, &found))
+        return -1;
     struct text text = {0};
     put(&text, "{\"ok\":{\"present\":%llu,\"huge\":%llu,\"copied\":%llu,\"elf\":%llu,",
         (unsigned long long)all, (unsigned long long)huge,
@@ -340,6 +345,7 @@ static int work(bool cleaning) {
     if (status && !cleaning)
         send_error(error_code, error_text);
     atomic_store(&shared->sent, 1);
+    store_close();
     return status ? 1 : 0;
 }
 

@@ -23,7 +23,6 @@
 #define WP_ASYNC (1ULL << 15)       /* 6.7 */
 #define FEW (4ULL << 20)            /* bytes that are copied in under a millisecond */
 #define MAX_ROUNDS 12
-#define RELEASE_STEP (1ULL << 20)   /* a bare close would stall the target by 15 ms a GB */
 
 static int uffd = -1;
 static struct regions registered;
@@ -86,14 +85,18 @@ static int watch(const struct plan *plan) {
     return 0;
 }
 
-/* Give up watching, in steps that the target does not feel. */
+/* Give up watching, in steps that the target does not feel: whoever needs a page of a mapping
+ * waits while the kernel goes through its page table, 15 ms a GB. A step splits the mapping
+ * and the next one joins the part again; where there may be no more mappings, all at once. */
 static void unwatch(void) {
     for (size_t i = 0; i < registered.count; i++) {
         const struct region *one = &registered.items[i];
         for (u64 at = one->start; at < one->end; at += RELEASE_STEP) {
             u64 length = one->end - at < RELEASE_STEP ? one->end - at : RELEASE_STEP;
-            struct uffdio_writeprotect open_again = {.range = {at, length}};
-            ioctl(uffd, UFFDIO_WRITEPROTECT, &open_again);
+            struct uffdio_range step = {at, length};
+            breathe();
+            if (ioctl(uffd, UFFDIO_UNREGISTER, &step))
+                break;
         }
         struct uffdio_range range = {one->start, one->end - one->start};
         ioctl(uffd, UFFDIO_UNREGISTER, &range);

@@ -27,6 +27,7 @@
 #define COLLECTOR_WAIT_NS 10000000000LL
 #define MAX_INTERPRETERS 1024
 #define MAX_THREADS 65536
+#define MANY_FILTERED 100
 #define GADGET "\x0f\x05\xc3"   /* syscall; ret */
 #define GADGET_SIZE 3
 #define USER_CODE 0x33          /* __USER_CS: a thread in 64-bit mode */
@@ -119,8 +120,6 @@ static int seize_new(bool interrupt) {
         threads.items[threads.count++] = (struct thread){.tid = tid};
         if (interrupt)
             ptrace(PTRACE_INTERRUPT, tid, 0, 0);
-        else
-            threads.items[threads.count - 1].filtered = is_filtered(options.pid, tid);
         added++;
     }
     closedir(directory);
@@ -327,23 +326,29 @@ u64 find_gadget(pid_t pid, const struct maps *maps) {
 
 static bool may_inject(const struct thread *thread, bool *in_call) {
     struct user_regs_struct now;
-    if (!thread->trapped || thread->filtered || ptrace(PTRACE_GETREGS, thread->tid, 0, &now))
+    if (!thread->trapped || ptrace(PTRACE_GETREGS, thread->tid, 0, &now))
         return false;
     /* In a system call: surely in no restartable sequence (rseq(2)), which a detour breaks. */
     *in_call = (long)now.orig_rax >= 0;
     return now.cs == USER_CODE && now.rip < VSYSCALL;
 }
 
-/* A held thread that may make a system call for us, best one that waits in one already. */
+/* A held thread that may make a system call for us, best one that waits in one already. Filters
+ * are looked for now, when none can be added, and at few: the target waits for it. */
 struct thread *injectable(void) {
     struct thread *second = NULL;
-    for (size_t i = 0; i < threads.count; i++) {
+    int filtered = 0;
+    for (size_t i = 0; i < threads.count && filtered < MANY_FILTERED; i++) {
         bool in_call = false;
-        if (!may_inject(&threads.items[i], &in_call))
+        struct thread *thread = &threads.items[i];
+        if (!may_inject(thread, &in_call) || (!in_call && second))
             continue;
-        if (in_call)
-            return &threads.items[i];
-        second = second ? second : &threads.items[i];
+        if (is_filtered(options.pid, thread->tid))
+            filtered++;
+        else if (in_call)
+            return thread;
+        else
+            second = thread;
     }
     return second;
 }

@@ -313,6 +313,8 @@ int64_t cm_changes(cm_map *map, uint64_t since, cm_change *into, uint64_t room);
 
 cm_view *cm_view_open(cm_map *map);
 void cm_view_release(cm_view *view);
+uint64_t cm_view_steps(const cm_view *view);
+const cm_bucket *cm_view_step(const cm_view *view, uint64_t step);
 
 /* --- walk.c ----------------------------------------------------------------------- */
 

@@ -1,0 +1,122 @@
+"""Where functions are left: on assembled bytes, and as objdump reads a real library."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from probes.errors import BadElf
+from tests.native_maps import compiled
+from tracer.elf import Elf, Symbol
+from tracer.sites.exits import MAX_EXITS, Exit, exits
+from tracer.sites.planner import Function, PriceClass, Refusal, find
+
+BASE = 0x1000
+
+
+class Bytes(Elf):
+    """Code at ``BASE``; ``stubs``: what PLT stubs outside of it are called."""
+
+    def __init__(self, text: str, stubs: dict[int, str], own: dict[str, Symbol]) -> None:
+        self._bytes, self._stubs, self._own = bytes.fromhex(text), stubs, own
+
+    def close(self) -> None: ...
+
+    def read(self, address: int, size: int) -> bytes:
+        at = address - BASE
+        if at < 0 or at + size > len(self._bytes):
+            raise BadElf("outside")
+        return self._bytes[at : at + size]
+
+    def file_offset(self, address: int) -> int:
+        return address - BASE
+
+    def plt_name(self, address: int) -> str | None:
+        return self._stubs.get(address - BASE)
+
+    def exported(self, name: str) -> tuple[Symbol, ...]:
+        return (self._own[name],) if name in self._own else ()
+
+    def local(self, name: str) -> tuple[Symbol, ...]:
+        return ()
+
+
+def left(text: str, size: int = 0, **stubs: int) -> tuple[Exit, ...] | Refusal:
+    """Of the code; ``stubs``: name → where its PLT stub is, ``own_…`` is in the file, at +16."""
+    own = {name: Symbol(BASE + 16, 0, name, True) for name in stubs if name.startswith("own_")}
+    code = Bytes(text, {at: name for name, at in stubs.items()}, own)
+    return exits(code, Function("f", BASE, size))
+
+
+def places(found: tuple[Exit, ...] | Refusal) -> list[tuple[int, PriceClass, bool]]:
+    assert not isinstance(found, Refusal), found.why
+    return sorted((one.offset, one.price, one.result) for one in found)
+
+
+STEPPED, EMULATED = PriceClass.STEPPED, PriceClass.EMULATED
+
+
+def test_every_return_is_an_exit() -> None:
+    # test %edi,%edi; je +1; ret; ret
+    assert places(left("85ff 7401 c3 c3")) == [(4, STEPPED, True), (5, STEPPED, True)]
+    assert places(left("f3c3")) == [(0, STEPPED, True)]
+
+
+def test_a_tail_call_out_of_the_library_is_cheap_and_has_no_result() -> None:
+    assert places(left("55 5d e909000000", other=16)) == [(2, EMULATED, False)]
+
+
+def test_a_tail_call_within_the_library_is_followed_into_it() -> None:
+    text = "55 5d e9f9000000" + "90" * 9 + "53 5b c3"
+    assert places(left(text, own_slow=256)) == [(18, STEPPED, True)]
+
+
+def test_what_follows_a_call_that_never_returns_is_another_function() -> None:
+    # je +6; call abort; (the function ends) ret; ret
+    assert places(left("7406 e800010000 c3 c3", size=7)) == [(8, STEPPED, True)]
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("ffe0", "nobody knows where"),  # jmp *%rax
+        ("0f84fa000000 c3", "may leave the library or not"),  # je stub
+        ("ebfe", "never returns"),
+        ("06", "cannot be followed"),
+        ("7400" * MAX_EXITS + "".join("85ff 7401 c3" for _ in range(MAX_EXITS)) + "c3", "places"),
+    ],
+)
+def test_what_cannot_be_said_is_refused(text: str, why: str) -> None:
+    found = left(text, other=256)
+    assert isinstance(found, Refusal)
+    assert why in found.why
+
+
+def test_a_real_library(tmp_path: Path) -> None:
+    library = compiled(tmp_path)
+    said = subprocess.run(
+        ["objdump", "-d", "--no-show-raw-insn", "--disassemble=plain_wait", library],
+        capture_output=True, check=True, text=True,
+    ).stdout  # fmt: skip
+    returns = sorted(int(at, 16) for at in re.findall(r"^ *([0-9a-f]+):\s+ret", said, re.MULTILINE))
+    with Elf.open(str(library)) as elf:
+        function = find(elf, "plain_wait")
+        assert function is not None
+        found = exits(elf, function)
+        assert returns
+        assert [one[0] for one in places(found)] == [elf.file_offset(at) for at in returns]
+
+
+def test_a_follower_of_cereggii_leaves_by_a_tail_call_of_a_tail_call() -> None:
+    """``follower_resize`` ends in ``AtomicEvent_Wait``, which ends in taking the GIL."""
+    spec = importlib.util.find_spec("_cereggii") or importlib.util.find_spec("cereggii._cereggii")
+    if spec is None or spec.origin is None:
+        pytest.skip("cereggii is not installed: the package index was not reachable")
+    with Elf.open(spec.origin) as elf:
+        function = find(elf, "follower_resize")
+        assert function is not None
+        assert [one[1:] for one in places(exits(elf, function))] == [(EMULATED, False)]

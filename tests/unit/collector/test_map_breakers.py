@@ -15,7 +15,7 @@ from collector.map_breakers import MapBreakers
 from collector.metrics import catalogue as m
 from collector.sinks.live import LiveSink
 from collector.sinks.metrics import MetricsSink
-from probes.wire import BreakerState, Kind, make
+from probes.wire import BreakerState, Kind, empty, make
 
 MAP = 0x7F0000001000
 S = 10**9
@@ -86,8 +86,8 @@ def test_states_that_there_are_not_are_malformed() -> None:
     assert (len(decoded.records), decoded.malformed) == (1, 2)
 
 
-def states(sink: MetricsSink) -> set[str]:
-    sink.on_records(np.concatenate([change(CLOSED, OPEN)])[:0], {}, 10**12)
+def states(sink: MetricsSink, now_ns: int) -> set[str]:
+    sink.on_records(empty(), {}, now_ns)
     reading = sink.snapshot
     return {
         one
@@ -100,9 +100,9 @@ def test_workers_with_the_same_map_are_one_metric_in_the_worst_state() -> None:
     sink = MetricsSink()
     sink.on_events([*told(change(CLOSED, OPEN, pid=7)), *told(change(CLOSED, OPEN, pid=8))])
     sink.on_events(told(change(OPEN, HALF_OPEN, pid=7)))
-    assert states(sink) == {"open"}
+    assert states(sink, 2 * S) == {"open"}
     sink.on_events([Event("attached", S, pid=8), Event("process_exit", S, pid=8)])
-    assert states(sink) == {"half-open"}, "nobody is open any more"
+    assert states(sink, 4 * S) == {"half-open"}, "nobody is open any more"
 
 
 def test_the_live_view_knows_workers_apart_and_forgets_those_that_ended() -> None:

@@ -5,6 +5,7 @@
 #include "module.h"
 
 #include <stddef.h>
+#include <time.h>
 
 typedef struct {
     MapObject base;
@@ -40,6 +41,14 @@ static inline uint64_t cmap_dice(uint64_t *state)
     return *state * UINT64_C(2685821657736338717);
 }
 
+/* CLOCK_MONOTONIC, which time.monotonic_ns() reads, too. */
+static inline uint64_t cmap_now_ns(void)
+{
+    struct timespec time;
+    clock_gettime(CLOCK_MONOTONIC, &time);
+    return (uint64_t)time.tv_sec * 1000000000u + (uint64_t)time.tv_nsec;
+}
+
 /* Key in the lower half, a number of its own in the upper one. */
 static inline uint64_t cmap_value_for(uint64_t key, uint64_t serial)
 {
@@ -64,5 +73,8 @@ PyObject *cmap_raw_record(MapObject *self, PyObject *args);
 PyObject *cmap_raw_record_clear(MapObject *self, PyObject *ignored);
 PyObject *cmap_raw_record_walks(MapObject *self, PyObject *args);
 PyObject *cmap_raw_drain(MapObject *self, PyObject *group);
+
+/* --- raw_race.c --- */
+PyObject *cmap_raw_race(MapObject *self, PyObject *args);
 
 #endif

@@ -5,17 +5,8 @@
 #include "raw.h"
 
 #include <sched.h>
-#include <time.h>
 
 enum { PATIENCE_NS = 1000000000 };
-
-/* CLOCK_MONOTONIC, which time.monotonic_ns() reads, too. */
-static uint64_t now_ns(void)
-{
-    struct timespec time;
-    clock_gettime(CLOCK_MONOTONIC, &time);
-    return (uint64_t)time.tv_sec * 1000000000u + (uint64_t)time.tv_nsec;
-}
 
 /* --- the gate ---------------------------------------------------------------------------- */
 
@@ -42,9 +33,9 @@ static int is_time(uint64_t pace, uint64_t count)
 static uint64_t pass_gate(MapObject *self)
 {
     RawMap *raw = (RawMap *)self;
-    uint64_t deadline = now_ns() + PATIENCE_NS;
+    uint64_t deadline = cmap_now_ns() + PATIENCE_NS;
     atomic_fetch_add(&raw->arrived, 1);
-    while (atomic_load(&raw->arrived) < atomic_load(&raw->expected) && now_ns() < deadline)
+    while (atomic_load(&raw->arrived) < atomic_load(&raw->expected) && cmap_now_ns() < deadline)
         sched_yield();
     return atomic_load(&raw->pace);
 }
@@ -65,10 +56,10 @@ static void record(cm_map *map, uint64_t seed, Step *steps, uint64_t count, uint
         step->key = (cmap_dice(&state) >> 16) % keys;
         step->value = cmap_value_for(step->key, seed << 24 | (i + 1));
         step->expected = seen[step->key] != 0 ? seen[step->key] : step->value;
-        step->began = now_ns();
+        step->began = cmap_now_ns();
         step->result = cmap_raw_perform(map, (int)step->operation, step->key, step->value,
                                         step->expected, is_time(pace, i), &step->version);
-        step->ended = now_ns();
+        step->ended = cmap_now_ns();
         if (step->operation <= LOAD_OR_STORE && step->operation != STORE && step->result != 0)
             seen[step->key] = step->result;
     }
@@ -116,9 +107,9 @@ PyObject *cmap_raw_record_clear(MapObject *self, PyObject *ignored)
     uint64_t began, ended, version;
     Py_BEGIN_ALLOW_THREADS
     pass_gate(self);
-    began = now_ns();
+    began = cmap_now_ns();
     version = cm_map_clear(self->map);
-    ended = now_ns();
+    ended = cmap_now_ns();
     Py_END_ALLOW_THREADS
     return version == 0 ? PyErr_NoMemory()
                         : Py_BuildValue("(KKK)", (unsigned long long)version,
@@ -195,9 +186,9 @@ static void walk(cm_map *map, int mode, uint64_t keys, uint64_t pace, Walked *wa
 {
     cm_walk walk;
     walked->before = cm_read(&map->version);
-    walked->began = now_ns();
+    walked->began = cmap_now_ns();
     cm_view *view = mode >= CM_SNAPSHOT ? cm_view_open(map) : NULL;
-    walked->begun = now_ns();
+    walked->begun = cmap_now_ns();
     if (mode >= CM_SNAPSHOT && view == NULL) {
         walked->outcome = CM_ERROR;
         return;
@@ -209,7 +200,7 @@ static void walk(cm_map *map, int mode, uint64_t keys, uint64_t pace, Walked *wa
     cm_walk_begin(&walk, map, mode, view);
     walked->outcome = walk_all(&walk, pace, &walked->items);
     cm_walk_end(&walk, walked->outcome);
-    walked->ended = now_ns();
+    walked->ended = cmap_now_ns();
     walked->after = cm_read(&map->version);
 }
 

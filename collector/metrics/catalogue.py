@@ -155,7 +155,8 @@ PROBE_COST = _counter("probe_cost_seconds",
                       "probe", per=NS)  # fmt: skip
 PROBE_FAILURES = _counter("probe_failures", "Probes that could not be attached.", "probe")
 GOVERNED = _counter("governor_actions", "Probes given up or taken back.", "probe", "action")
-BREAKER_STATE = _gauge("breaker_state", "1 for the state in which a circuit breaker is.",
+BREAKER_STATE = _gauge("breaker_state",
+                       "1 for the state of a circuit breaker; of several of one name, the worst.",
                        "breaker", "state")  # fmt: skip
 BREAKER_CHANGES = _counter("breaker_transitions", "Changes into a state.", "breaker", "to")
 FIRED = _counter("triggers_fired", "How often the condition of a trigger's rule held.", "trigger")

@@ -74,4 +74,7 @@ PyObject *cmap_raw_record_clear(MapObject *self, PyObject *ignored);
 PyObject *cmap_raw_record_walks(MapObject *self, PyObject *args);
 PyObject *cmap_raw_drain(MapObject *self, PyObject *group);
 
+/* --- raw_race.c --- */
+PyObject *cmap_raw_race(MapObject *self, PyObject *args);
+
 #endif

@@ -120,14 +120,14 @@ def rehearse(target: Target, options: CaptureOptions | None = None) -> None:
 
 @contextmanager
 def _alone(target: Target) -> Iterator[None]:
-    """Two at once would take one another's notes of what was written (pagemap's bits).
+    """Only one may trace a process, and what is write-protected in it is so for everybody.
 
     Locked is a file that only those may open who may read the process's memory, and that
     goes with it. Raises CaptureRefused, PermissionDenied, TargetGone.
     """
     try:
         descriptor = os.open(f"/proc/{target.pid}/auxv", os.O_RDONLY)
-    except FileNotFoundError:
+    except (FileNotFoundError, ProcessLookupError):
         raise TargetGone(f"process {target.pid} has exited") from None
     except PermissionError:
         raise PermissionDenied(f"the memory of process {target.pid} may not be read") from None

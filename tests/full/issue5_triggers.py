@@ -16,7 +16,17 @@ from typing import Any
 from tests.full import Figure, NotMeasured, at_most, exactly, must_show
 from tests.interpreters import get, interpreters
 from tests.processes import wait_until
-from tests.triggering import WAITER, Watched, rules, watched, wrong_in
+from tests.triggering import (
+    ORDERS,
+    SORTS,
+    WAITER,
+    Watched,
+    of_all_sorts,
+    provoke,
+    rules,
+    watched,
+    wrong_in,
+)
 from tracer.triggers.engine import Triggers
 
 MEMBERS = [one for one in interpreters() if one.version[:2] >= (3, 11)]
@@ -52,6 +62,23 @@ def the_moment() -> Iterator[Figure]:
                      at_most(100, "ms"), note)  # fmt: skip
         yield Figure(len(wrong), f"{interpreter.id}: frames, lock, holder not as the target says",
                      exactly(0), "; ".join(wrong[:3]))  # fmt: skip
+
+
+@must_show("stalls, deadlocks, memory and threads set off triggers", issue=5, line=1)
+def all_sorts() -> Iterator[Figure]:
+    for backend in ("proc",) if os.geteuid() else ("proc", "bcc"):
+        wrong = []
+        for interpreter in MEMBERS:
+            with (
+                tempfile.TemporaryDirectory() as folder,
+                watched(interpreter, of_all_sorts(Path(folder)), backend, ORDERS) as watch,
+            ):
+                provoke(watch)
+                watch.wait_for("action", len(SORTS), status="done")
+                fired = sorted(event.data["trigger"] for event in watch.events("trigger"))
+            wrong += [] if fired == sorted(SORTS) else [f"{interpreter.id}: {fired}"]
+        yield Figure(len(wrong), f"{backend}: interpreters on which not each fired once",
+                     exactly(0), "; ".join(wrong) or f"{len(MEMBERS)} interpreters")  # fmt: skip
 
 
 @contextmanager

@@ -114,6 +114,9 @@ def test_the_places_of_the_toy(tmp_path: Path) -> None:
     assert list(end.details[:5]) == list(MapMode)[:5]
     assert list(end.outcomes[:5]) == list(MapOutcome)
     assert end.known == 0b10011111
+    # No begin is attached before its end: it would last for ever.
+    begins = [site.function in ("shard_wait", "range_begin") for site in plan.sites]
+    assert begins == sorted(begins)
     # Where the kernel would single-step a long nop it is left alone, and that is said.
     assert not cautious.sites
     assert all("single-step" in one.why for one in cautious.refusals)

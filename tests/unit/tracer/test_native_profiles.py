@@ -81,6 +81,8 @@ def test_one_s_own_takes_the_place_of_a_built_in_one(tmp_path: Path) -> None:
     own.chmod(0o600)
     (mine,) = [one for one in load_all((own,)) if one.name == "concurrent_map"]
     assert mine.map.type == "Mine"
+    with pytest.raises(UsageError, match="two profiles are called 'concurrent_map'"):
+        load_all((own, own))
 
 
 def test_a_library_is_known_by_name_and_by_what_is_in_it() -> None:

@@ -24,7 +24,7 @@ from tracer.triggers.job import Job
 from tracer.triggers.limits import RuleState, Skips, about, park_of_event
 from tracer.triggers.runner import Runner
 
-MAX_PENDING = 16
+MAX_PENDING, MANY_LATER = 16, 1000
 PICK_UP_NS = 20_000_000
 """While something is being done, the loop looks so often whether it is."""
 FINISH_S = 10.0
@@ -227,6 +227,9 @@ class Triggers:
         if longer and moment.event is not None and moment.event.start_ns is not None:
             park_id = int(moment.event.data["park_id"])
             reached_ns = moment.event.start_ns + longer[0]
+            if len(self._later) > MANY_LATER + 2 * len(self._states) * len(self._parks):
+                self._later = [one for one in self._later if one[2] in self._parks]
+                heapq.heapify(self._later)  # of those that have ended nobody asks
             heapq.heappush(self._later, (reached_ns, reached_ns, park_id, at))
         return []
 

@@ -14,7 +14,7 @@ from collector.park import Park, Seen
 from probes.wire import Flag
 from tracer.triggers.around import Surroundings
 from tracer.triggers.config import Rule, command_line_rules
-from tracer.triggers.engine import MAX_PENDING, Triggers
+from tracer.triggers.engine import MANY_LATER, MAX_PENDING, Triggers
 from tracer.triggers.job import Job
 from tracer.triggers.runner import Runner
 
@@ -177,6 +177,14 @@ def test_a_longer_park_is_looked_at_again_when_it_is_that_long() -> None:
     assert job.park == {
         "park_id": 2, "tid": TID + 2, "thread_name": None, "crossing_ns": int(9.8 * S) + S,
     }  # fmt: skip
+
+
+def test_parks_that_have_ended_are_not_remembered_until_they_would_have_been_long() -> None:
+    bench = Bench(("park > 60m", "heap-dump"))
+    for park_id in range(1, 5 * MANY_LATER):
+        bench.cross(park_id, 10 + park_id / 1000)
+        bench.end(park_id, 10 + park_id / 1000)
+    assert len(bench.engine._later) <= MANY_LATER + 10
 
 
 def test_a_wait_for_the_gil_is_not_called_longer_than_it_was_seen() -> None:

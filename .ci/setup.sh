@@ -213,12 +213,11 @@ map_key() {
         LC_ALL=C sort -z | xargs -0 sha256sum | sha256sum)
 }
 
-# What an extension is compiled with. The probes do not need systemtap-sdt-dev.
 need_headers() {
     local include
     include=$("$python" -c 'import sysconfig; print(sysconfig.get_path("include"))')
-    [ ! -e "$include/Python.h" ] || return 0
-    may_install && apt_install "compiles the example's concurrent map" python3-dev || return 0
+    [ ! -e "$include/Python.h" ] && may_install || return 0
+    apt_install "the example's concurrent map is written in C" python3-dev || return 0
 }
 
 # install_map FOR_WHAT: the C extension of examples/concurrent_map, into the environment. Made
@@ -260,6 +259,17 @@ need_promtool() {
         mv usr/bin/promtool "$tools/promtool"
     ) >/dev/null 2>&1 </dev/null ||
         say "promtool could not be fetched: going on without it; tests that need it are skipped"
+}
+
+# libFuzzer, for the measurements only.
+need_fuzzer() {
+    fuzzes() {
+        echo 'int LLVMFuzzerTestOneInput(const char *d, long n) { return d == 0 && n; }' |
+            clang -fsanitize=fuzzer,address -x c -o /dev/null - 2>/dev/null
+    }
+    ! fuzzes || return 0
+    may_install && apt_install "fuzzes the example's map" clang libclang-rt-dev && fuzzes ||
+        say "going on without libFuzzer (clang, libclang-rt-dev): what is fuzzed with it is not measured"
 }
 
 need_test_tools() {

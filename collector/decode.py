@@ -14,6 +14,7 @@ from probes.wire import (
     PAYLOAD,
     RECORD,
     RECORD_SIZE,
+    BreakerState,
     Kind,
     MapCounter,
     MapMode,
@@ -67,4 +68,9 @@ def _bad_payload(records: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
         bad |= is_count & (counts["counter"] > MapCounter.OPERATION)
         bad |= is_count & (counts["mode"] > MapMode.OTHER)
         bad |= is_count & (counts["outcome"] > MapOutcome.UNKNOWN)
+    is_breaker = kind == Kind.BREAKER
+    if is_breaker.any():
+        breakers = records.view(PAYLOAD[Kind.BREAKER])
+        for state in ("from", "to"):
+            bad |= is_breaker & (breakers[state] > BreakerState.UNKNOWN)
     return bad

@@ -52,7 +52,8 @@ EVENTS: Mapping[str, str] = MappingProxyType(
         "condition, on, park_id, facts, actions",
         "action": "what became of an action: trigger, action, firing, status (done, failed, "
         "skipped), why, count, on, park_id, path, took_ns, result",
-        "breaker": "a circuit breaker changed its state: name, from, to, why",
+        "breaker": "a circuit breaker changed its state: name, from, to, why; of a native map also "
+        "failures, samples, map, address, type, profile",
         "probe_failed": "one probe could not be attached, the others go on: probe, why",
         "process_fork": "the target forked: child_pid, followed",
         "process_exec": "the target replaced its program",

@@ -359,11 +359,14 @@ class ParkDetector:
 
     def _confirmed(self, park: Park) -> bool:
         """Seen parked at or after the crossing: itself, or a scan had no news of it."""
-        crossing = park.start_ns + self.long_park_ns
+        return self.known_ns(park) >= park.start_ns + self.long_park_ns
+
+    def known_ns(self, park: Park) -> int:
+        """Until when an open park is known to have lasted: itself seen, or no news of it."""
         if park.kind == "gil":
-            return max(park.last_seen_ns, park.between_ns) >= crossing
+            return max(park.last_seen_ns, park.between_ns)
         scanned = max(self._scan_ns.get(park.pid, 0), self._scan_ns.get(0, 0))
-        return max(park.last_seen_ns, scanned) >= crossing
+        return max(park.last_seen_ns, scanned)
 
     def _cross(self, park: Park) -> None:
         park.park_id = self._next_id

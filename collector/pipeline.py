@@ -19,6 +19,7 @@ from collector.counters import Counters
 from collector.deadlocks import DeadlockWatch
 from collector.decode import Decoded, decode
 from collector.events import Event
+from collector.map_breakers import MapBreakers
 from collector.native_map import MapTallies
 from collector.park import Findings, Park
 from collector.parks import ParkDetector
@@ -91,6 +92,7 @@ class Pipeline:
         self._chains = Chains(self._blames, detector)
         self._deadlocks = DeadlockWatch(attributor.context, detector, self._blames)
         self._maps = MapTallies(attributor.context)
+        self._breakers = MapBreakers(attributor.context)
         self._named_later: list[tuple[Park, Resource]] = []
         self._naming_due_ns = 0
         self._unlooked: list[Park] = []
@@ -108,6 +110,10 @@ class Pipeline:
     def park_of(self, pid: int, tid: int) -> Park | None:
         """The park that a thread is in, None when none is known of (do not change it)."""
         return self._detector.park_of(pid, tid)
+
+    def known_ns(self, park: Park) -> int:
+        """Until when an open park is known to have lasted."""
+        return self._detector.known_ns(park)
 
     @property
     def counters(self) -> Counters:
@@ -233,6 +239,7 @@ class Pipeline:
         for sink in self._sinks:
             sink.on_records(decoded.records, dict(batch.dropped), batch.now_ns)
         self._emit([*batch.events, *map(self._named, events)])
+        self._emit([*map(self._named, self._breakers.events(decoded.records))])
         self._maps.heard([*batch.events, *events])
         self._maps.feed(decoded.records, lost=bool(batch.dropped.get(Kind.MAP_COUNT)))
         return decoded
@@ -340,7 +347,7 @@ class Pipeline:
             self._now_ns = max(self._now_ns, last.now_ns)
             self._pass_on(last)
         if self._reaction is not None:
-            self._tell(self._reaction.finish(self._now_ns))
+            self._tell(self._reaction.finish(self._now_ns, patient=self._why != "stopped"))
         self._detector.finish(self._now_ns)
         self._store(self._detector.take())
         self._emit(self._accountant.losses(self._now_ns, at_once=True))

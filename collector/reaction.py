@@ -28,8 +28,11 @@ class Reaction(Protocol):
     def due_ns(self) -> int | None:
         """When ``tend`` should be called at the latest; None: nothing is pending."""
 
-    def finish(self, now_ns: int) -> Sequence[Event]:
-        """The session ends: give what is being done a moment, and say what is not done."""
+    def finish(self, now_ns: int, *, patient: bool) -> Sequence[Event]:
+        """The session ends: give what is being done a moment, and say what is not done.
+
+        ``patient``: it ends by itself, and nobody waits for it.
+        """
 
     def close(self) -> None:
         """Leave nothing behind; safe to call twice."""

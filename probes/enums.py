@@ -27,9 +27,10 @@ class Kind(IntEnum):
     SCAN = 13
     RUN = 14
     MAP_COUNT = 15
+    BREAKER = 16
 
 
-KIND_END = 16
+KIND_END = 17
 
 
 class Flag(IntFlag):
@@ -90,6 +91,15 @@ class MapOutcome(IntEnum):
     STALE = 2
     ERROR = 3
     UNKNOWN = 4
+
+
+class BreakerState(IntEnum):
+    """Where a circuit breaker over a map stands (``enum ps_breaker_state``)."""
+
+    CLOSED = 0
+    OPEN = 1
+    HALF_OPEN = 2
+    UNKNOWN = 3
 
 
 NO_BUCKET = 255

@@ -41,7 +41,8 @@ enum ps_kind {
     PS_SCAN = 13,        /* one pass over all threads was made */
     PS_RUN = 14,         /* a thread that was woken has got a CPU */
     PS_MAP_COUNT = 15,   /* what a native map does, counted in the kernel */
-    PS_KIND_END = 16
+    PS_BREAKER = 16,     /* a circuit breaker over a native map changed its state */
+    PS_KIND_END = 17
 };
 
 enum ps_flag {
@@ -86,6 +87,10 @@ enum ps_map_mode {
 enum ps_map_outcome {
     PS_OUTCOME_COMPLETE = 0, PS_OUTCOME_STOPPED = 1, PS_OUTCOME_STALE = 2,
     PS_OUTCOME_ERROR = 3, PS_OUTCOME_UNKNOWN = 4
+};
+
+enum ps_breaker_state {
+    PS_STATE_CLOSED = 0, PS_STATE_OPEN = 1, PS_STATE_HALF_OPEN = 2, PS_STATE_UNKNOWN = 3
 };
 
 enum ps_alloc_api { PS_ALLOC_MALLOC = 1, PS_ALLOC_CALLOC = 2, PS_ALLOC_REALLOC = 3 };
@@ -196,6 +201,17 @@ struct ps_map_count {
     ps_u32 profile;  /* number of the profile that told of it */
 };
 
+struct ps_breaker {
+    ps_u64 map;      /* address of the map object */
+    ps_u64 failures; /* among the samples */
+    ps_u64 samples;  /* outcomes that it looks at, 0 unknown */
+    ps_u32 profile;  /* number of the profile that told of it */
+    ps_u8 from;      /* enum ps_breaker_state */
+    ps_u8 to;        /* enum ps_breaker_state */
+    ps_u16 pad0;
+    ps_u64 pad1;
+};
+
 struct ps_record {
     ps_u64 ts_ns;
     ps_u32 pid;
@@ -218,6 +234,7 @@ struct ps_record {
         struct ps_scan scan;
         struct ps_run run;
         struct ps_map_count map_count;
+        struct ps_breaker breaker;
     };
 };
 

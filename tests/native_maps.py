@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from tests.interpreters import Interpreter
+from tests.map_build import compile_map
 from tests.processes import read_line
 
 TARGETS = Path(__file__).parent / "targets"
@@ -69,34 +70,12 @@ def tell(process: subprocess.Popen[bytes], command: str) -> None:
     process.stdin.flush()
 
 
-EXAMPLE = Path(__file__).parents[1] / "examples" / "concurrent_map" / "src"
-"""The sources of the example's extension."""
 CONVOY = TARGETS / "map_convoy.py"
 
 
 def built(directory: Path, interpreter: Interpreter) -> Path | None:
     """A directory to import ``concurrent_map`` from, compiled for an interpreter.
 
-    None where its sources, a compiler or the interpreter's headers are not here.
+    None where a compiler or the interpreter's headers are not here, and for a chroot's.
     """
-    sources = sorted([*EXAMPLE.glob("core/*.c"), *EXAMPLE.glob("ext/*.c")])
-    asked = "import sysconfig; print(sysconfig.get_path('include'))"
-    include = Path(
-        subprocess.run(
-            [*interpreter.argv, "-c", asked], capture_output=True, text=True, check=True
-        ).stdout.strip()
-    )
-    if not sources or shutil.which("cc") is None or not _has_sdt():
-        return None
-    if interpreter.chroot is not None or not (include / "Python.h").is_file():
-        return None
-    package = directory / "concurrent_map"
-    shutil.copytree(EXAMPLE / "concurrent_map", package)
-    options = ["-O2", "-std=gnu11", "-fPIC", "-shared", "-fvisibility=hidden"]
-    folders = [f"-I{EXAMPLE}/core", f"-I{EXAMPLE}/ext", f"-I{include}"]
-    subprocess.run(
-        ["cc", *options, *folders, "-o", package / "_core.so", *sources],
-        check=True,
-        capture_output=True,
-    )
-    return directory
+    return None if interpreter.chroot is not None else compile_map(directory, interpreter)

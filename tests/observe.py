@@ -21,6 +21,7 @@ import orjson
 from collector.counters import Counters
 from collector.events import Event
 from collector.park import PARK
+from collector.sinks import Sink
 from collector.source import SourceInfo
 from examples.scenarios import TRUTH_LOG, scenarios
 from probes.wire import PAYLOAD, Kind
@@ -94,8 +95,9 @@ class Collecting:
 class Attached:
     """A session that runs in a thread until its targets end or ``stop`` is called."""
 
-    def __init__(self, options: SessionOptions) -> None:
+    def __init__(self, options: SessionOptions, sinks: Sequence[Sink] = ()) -> None:
         self.sink = Collecting()
+        self._sinks = [self.sink, *sinks]
         self.info: SourceInfo | None = None
         self.began_ns = time.monotonic_ns()
         self.armed_ns = 0
@@ -134,7 +136,7 @@ class Attached:
         try:
             run_session(
                 self._options,
-                [self.sink],
+                self._sinks,
                 should_stop=self._stop.is_set,
                 on_attached=self._on_attached,
             )

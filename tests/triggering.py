@@ -23,6 +23,7 @@ from tracer.session import SessionOptions
 from tracer.triggers.setup import TriggerOptions
 
 TARGET = Path(__file__).parent / "targets/parks_on_a_lock.py"
+ORDERS = Path(__file__).parent / "targets/obeys_orders.py"
 WAITER = 'park > 200ms and kind == "lock" and thread_name == "waiter"'
 PATIENCE_S = 60.0
 
@@ -67,10 +68,14 @@ class Watched:
 
 @contextmanager
 def watched(
-    interpreter: Interpreter, triggers: TriggerOptions, backend: str = "bcc", **options: Any
+    interpreter: Interpreter,
+    triggers: TriggerOptions,
+    backend: str = "bcc",
+    target: Path = TARGET,
+    **options: Any,
 ) -> Iterator[Watched]:
     """The target with a session on it that has these triggers."""
-    process = interpreters.launch(interpreter, TARGET, stdin=PIPE, stdout=PIPE)
+    process = interpreters.launch(interpreter, target, stdin=PIPE, stdout=PIPE)
     with processes.started(process):
         processes.wait_ready(process)
         chosen = SessionOptions(pids=(process.pid,), backend=backend, triggers=triggers, **options)
@@ -87,6 +92,38 @@ def rules(directory: Path, text: str) -> TriggerOptions:
     file.write_text(text)
     file.chmod(0o600)
     return TriggerOptions(files=(file,), stem=directory / "here")
+
+
+SORTS = {
+    "stall": "loop_stall > 300ms",
+    "knot": "deadlock and members == 2",
+    "large": "rss > 150MB",
+    "many": "threads > 40",
+}
+"""A rule for each sort of thing that ``obeys_orders.py`` can be told to do."""
+
+
+def of_all_sorts(directory: Path) -> TriggerOptions:
+    """Those rules; each takes the stacks of all threads."""
+    text = ""
+    for name, condition in SORTS.items():
+        text += f"[[trigger]]\nname='{name}'\non='{condition}'\n"
+        text += "do={stack-dump=true, min_free=0}\n"
+    return rules(directory, text)
+
+
+def provoke(watch: Watched) -> list[int]:
+    """Have it do all that, one after another as each is noticed; who is in the deadlock."""
+    watch.tell("stall 0.8")
+    watch.wait_for("trigger", trigger="stall")
+    watch.answer()
+    watch.tell("grow 200")
+    watch.wait_for("trigger", trigger="large")
+    watch.tell("threads 45")
+    watch.wait_for("trigger", trigger="many")
+    members: list[int] = watch.tell("deadlock")["tids"]
+    watch.wait_for("trigger", trigger="knot")
+    return members
 
 
 def wrong_in(path: Path, facts: dict[str, Any], park: Event) -> list[str]:

@@ -50,9 +50,12 @@ def split(text: str) -> tuple[str, int]:
     """Host and port of an address to listen at. Raises UsageError."""
     found = _ADDRESS.fullmatch(text)
     if found is None or int(found[3]) > 65535:
+        number = (
+            f"; PIDs go before '--metrics', a port alone is ':{text}'" if text.isdigit() else ""
+        )
         raise UsageError(
             f"{text[:100]!r} is no address to listen at",
-            hint=f"Write HOST:PORT, such as {DEFAULT_ADDRESS}; PIDs go before '--metrics'.",
+            hint=f"Write HOST:PORT, such as {DEFAULT_ADDRESS}{number}.",
         )
     return found[1] or found[2] or "127.0.0.1", int(found[3])
 

@@ -98,6 +98,8 @@ class Child:
     def _hand_on(self, number: int, frame: FrameType | None) -> None:
         if self._release >= 0:
             raise SystemExit(128 + number)
+        if self._ended_at is not None:
+            raise SystemExit(128 + number)  # only our own end is still to come
         if number == signal.SIGINT and _in_foreground():
             return  # the terminal has sent it to the child, too
         if self._status is None:
@@ -113,7 +115,7 @@ def watch_child(child: Child, options: SessionOptions, output: Output) -> int:
     from tracer.recording import Recording
     from tracer.session import run_session
     from tracer.totals import totals_line
-    from tracer.watch import event_sink, metrics, note, settle
+    from tracer.watch import ActionNotes, event_sink, metrics, note, settle
 
     sinks: list[Sink] = []
     recording = None
@@ -122,6 +124,8 @@ def watch_child(child: Child, options: SessionOptions, output: Output) -> int:
         sinks.append(recording)
     if recording is None or output.json:
         sinks.append(event_sink(options, output, sys.stderr))
+    else:
+        sinks.append(ActionNotes(output))
 
     def on_attached(info: Any) -> None:
         if recording is not None:
@@ -131,7 +135,11 @@ def watch_child(child: Child, options: SessionOptions, output: Output) -> int:
 
     with metrics(output) as more:
         result = run_session(
-            options, [*sinks, *more], should_stop=child.long_gone, on_attached=on_attached
+            options,
+            [*sinks, *more],
+            should_stop=child.long_gone,
+            on_attached=on_attached,
+            note=lambda text: note(output, text),
         )
     code = child.wait()
     if recording is not None:

@@ -91,14 +91,16 @@ def run_session(
     *,
     should_stop: Callable[[], bool] = lambda: False,
     on_attached: Callable[[SourceInfo], None] = lambda _info: None,
+    note: Callable[[str], None] = lambda _text: None,
 ) -> SessionResult:
     """Attach (or play), run until done, detach.
 
     ``should_stop`` is asked several times a second. ``on_attached`` is called once
-    everything is armed, before the first batch. Raises any ``ParkscopeError``;
+    everything is armed, before the first batch; ``note`` is told, for a person, why the
+    end takes a while. Raises any ``ParkscopeError``;
     sinks are closed in every case.
     """
-    pipeline, info = open_session(options, sinks, should_stop)
+    pipeline, info = open_session(options, sinks, should_stop, note)
     try:
         on_attached(info)
     except BaseException:
@@ -111,6 +113,7 @@ def open_session(
     options: SessionOptions,
     sinks: Sequence[Sink],
     should_stop: Callable[[], bool] = lambda: False,
+    note: Callable[[str], None] = lambda _text: None,
 ) -> tuple[Pipeline, SourceInfo]:
     """Everything armed and not yet running; the sinks are closed if that fails."""
     with ExitStack() as undo:
@@ -123,7 +126,7 @@ def open_session(
         undo.callback(parts.source.close)
         pipeline = _pipeline(options, parts, rules, [*sinks, *setup.sinks], should_stop)
         triggers = setup.triggers(
-            parts.info, options.pids, speakable(options), pipeline.park_of, parts.source
+            parts.info, options.pids, speakable(options), pipeline, parts.source, note
         )
         if triggers is not None:
             pipeline.react_with(triggers)
@@ -143,7 +146,10 @@ def speakable(options: SessionOptions) -> dict[str, Any]:
             return [plain(item) for item in value]
         return str(value) if isinstance(value, Path) else value
 
-    return {key: plain(value) for key, value in asdict(options).items()}
+    said = {key: plain(value) for key, value in asdict(options).items()}
+    # Traces are handed on: no arguments of programs, no tokens of web hooks.
+    said["triggers"]["on"] = [[on, *do.split()[:1]] for on, do in options.triggers.on]
+    return said
 
 
 def _setup(options: SessionOptions) -> Setup:

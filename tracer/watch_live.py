@@ -14,7 +14,7 @@ from tracer.interrupts import Interrupts
 from tracer.live_view import ViewState, plain_picture
 from tracer.session import SessionOptions, open_session
 from tracer.totals import totals_line
-from tracer.watch import Output, metrics, own_memory_bytes, say, settle
+from tracer.watch import Output, metrics, note, own_memory_bytes, say, settle
 
 PLAIN_COLUMNS = 120
 
@@ -31,7 +31,9 @@ def watch_live(options: SessionOptions, output: Output, sort: str) -> int:
     sink = LiveSink(name_of) if on_screen else _Tables(name_of, sys.stdout, state)
     output = replace(output, quiet=output.quiet or on_screen)
     with Interrupts() as interrupts, metrics(output) as more:
-        pipeline, _ = open_session(options, [sink, *more], interrupts.should_stop)
+        pipeline, _ = open_session(
+            options, [sink, *more], interrupts.should_stop, lambda text: note(output, text)
+        )
         names.append(pipeline.thread_name)
         interrupts.arm()
         settle()

@@ -133,8 +133,11 @@ STALE_BASE = _counter(
 MAP_EVENTS = _counter("map_events", "What else was counted of native maps.", "pid", "map", "what")
 MAP_WAIT = _counter("map_wait_seconds", "Time in waits for shards that ended, short ones too.",
                     "pid", "map", per=NS)  # fmt: skip
-MAP_PARTIAL = _gauge("map_partial", "1: counts of this group are too low, for it was given up.",
-                     "pid", "map", "what")  # fmt: skip
+MAP_PARTIAL = _gauge(
+    "map_partial",
+    "1: counts of this group are too low: it was given up, or found no room.",
+    "pid", "map", "what",
+)  # fmt: skip
 
 # -- allocation --------------------------------------------------------------------------------
 
@@ -155,7 +158,8 @@ PROBE_COST = _counter("probe_cost_seconds",
                       "probe", per=NS)  # fmt: skip
 PROBE_FAILURES = _counter("probe_failures", "Probes that could not be attached.", "probe")
 GOVERNED = _counter("governor_actions", "Probes given up or taken back.", "probe", "action")
-BREAKER_STATE = _gauge("breaker_state", "1 for the state in which a circuit breaker is.",
+BREAKER_STATE = _gauge("breaker_state",
+                       "1 for the state of a circuit breaker; of several of one name, the worst.",
                        "breaker", "state")  # fmt: skip
 BREAKER_CHANGES = _counter("breaker_transitions", "Changes into a state.", "breaker", "to")
 FIRED = _counter("triggers_fired", "How often the condition of a trigger's rule held.", "trigger")

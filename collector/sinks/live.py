@@ -95,7 +95,7 @@ class LiveSink:
         self._maps: dict[tuple[int | None, Any], Event] = {}
         self._totals: Mapping[str, Any] = {}
         self._ended: Event | None = None
-        self._breakers: dict[str, str] = {}
+        self._breakers: dict[tuple[str, int | None, str], str] = {}
         self._now_ns = 0
         self._published_ns: int | None = None
         self._snapshot = LiveSnapshot()
@@ -136,7 +136,8 @@ class LiveSink:
             elif event.event in _NEWS and event.data.get("status") != "skipped":
                 self._news.append(event)
             if event.event == "breaker":
-                self._breakers[str(event.data.get("name"))] = str(event.data.get("to"))
+                name, address = (str(event.data.get(key)) for key in ("name", "address"))
+                self._breakers[name, event.pid, address] = str(event.data.get("to"))
         self._publish()
 
     def on_health(self, counters: Counters, now_ns: int) -> None:
@@ -161,6 +162,8 @@ class LiveSink:
         elif kind in (Kind.PROC_EXEC, Kind.PROC_EXIT):
             for gone in [each for each in self._threads if each[0] == key[0]]:
                 self._forget(gone)
+            for breaker in [each for each in self._breakers if each[1] == key[0]]:
+                del self._breakers[breaker]
         elif kind is Kind.THREAD_START:
             self._forget(key)
             self._running(key, int(r["ts_ns"]))
@@ -269,7 +272,9 @@ class LiveSink:
             totals=self._totals,
             ended=self._ended,
             breakers=tuple(
-                (name, state) for name, state in self._breakers.items() if state not in _WELL
+                (name, state)
+                for (name, _, _), state in self._breakers.items()
+                if state not in _WELL
             ),
         )
 

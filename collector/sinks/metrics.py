@@ -17,6 +17,7 @@ from collector.counters import Counters
 from collector.events import Event
 from collector.metrics import catalogue as m
 from collector.metrics import counting
+from collector.metrics.breakers import BreakerStates
 from collector.metrics.deadlocked import Deadlocked
 from collector.metrics.labels import OTHER, Labels
 from collector.metrics.native_maps import NativeMaps
@@ -79,7 +80,7 @@ class MetricsSink(SinkBase):
         self._open: dict[int, _Open] = {}
         self._deadlocked = Deadlocked()
         self._maps = NativeMaps(self._readings, self._labels)
-        self._breakers: dict[str, str] = {}
+        self._breakers = BreakerStates()
         self._states: dict[str, str] = {}
         self._seen: set[str] = set()
         self._searched: set[int] = set()
@@ -195,6 +196,7 @@ class MetricsSink(SinkBase):
             self._readings.set(m.TARGET_UP, (label,), 0)
         self._labels.ended(pid)
         self._searched.discard(pid)
+        self._breakers.forget(pid)
         self._readings.forget("pid", label, m.TARGET_RSS, m.TARGET_THREADS)
 
     def _came(self, pid: int) -> str:
@@ -316,7 +318,7 @@ class MetricsSink(SinkBase):
     def _breaker(self, event: Event) -> None:
         name = self._labels.value("breaker", event.data.get("name"))
         state = self._labels.value("state", event.data.get("to"))
-        self._breakers[name] = state
+        self._breakers.fold(name, state, event)
         self._readings.add(m.BREAKER_CHANGES, (name, state))
 
     def _trigger(self, event: Event) -> None:
@@ -368,7 +370,7 @@ class MetricsSink(SinkBase):
                 readings.add(metric, (self._up.get(pid) or self._pid(pid),), count)
         for metric, states in (
             (m.PROBE_STATE, self._states),
-            (m.BREAKER_STATE, self._breakers),
+            (m.BREAKER_STATE, self._breakers.worst()),
         ):
             readings.replace(
                 metric,

@@ -12,7 +12,7 @@ from __future__ import annotations
 from typing import Any, Literal, TypeAlias
 
 from concurrent_map import ConcurrentMap
-from rounds import main, numbers
+from rounds import kept, main, numbers
 
 Mode: TypeAlias = Literal["weak", "strict", "snapshot", "view"]
 MODES: tuple[Mode, ...] = ("weak", "strict", "snapshot", "view")
@@ -22,7 +22,8 @@ NO_ENDS: tuple[Any, ...] = (None, 0, "", [])
 
 def rooms() -> ConcurrentMap[int, ConcurrentMap[int, int]]:
     """The outer map."""
-    return ConcurrentMap({n: numbers(GUESTS, f"room {n}") for n in range(ROOMS)}, name="rooms")
+    inner_maps = {n: numbers(GUESTS, f"room {n}") for n in range(ROOMS)}
+    return kept(ConcurrentMap(inner_maps, name="rooms"))
 
 
 def outer_is_unaffected(mode: Mode) -> bool:

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 import threading
 from collections.abc import Callable
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 from concurrent_map import ConcurrentMap
 
+M = TypeVar("M")
 Round: TypeAlias = Callable[[], str | None]
 """One try: what went wrong, in words, or None."""
 
@@ -36,13 +38,23 @@ def meanwhile(work: Callable[[], object]) -> None:
         raise raised[0]
 
 
+_kept: list[object] | None = None
+
+
+def kept(one: M) -> M:
+    """``one``, which with --wait lives to the end: who looks on reads its name a moment later."""
+    if _kept is not None:
+        _kept.append(one)
+    return one
+
+
 def numbers(count: int, name: str) -> ConcurrentMap[int, int]:
     """A map of numbers to their squares, on one shard.
 
     An int's hash is itself and the map mixes it the same way each time: where each key lies
     is the same in all runs.
     """
-    return ConcurrentMap({n: n * n for n in range(count)}, name=name, shards=1)
+    return kept(ConcurrentMap({n: n * n for n in range(count)}, name=name, shards=1))
 
 
 def main(hazard: str, *, weak: Round, mode: str, cured: Round) -> None:
@@ -52,13 +64,27 @@ def main(hazard: str, *, weak: Round, mode: str, cured: Round) -> None:
     """
     parser = argparse.ArgumentParser(description=sys.modules["__main__"].__doc__)
     parser.add_argument("--rounds", type=int, default=1, help="how often each (default: 1)")
-    rounds = parser.parse_args().rounds
+    parser.add_argument("--wait", action="store_true", help="for somebody to attach, and to see")
+    asked = parser.parse_args()
+    rounds: int = asked.rounds
     if rounds < 1:
         parser.error("--rounds must be 1 or more")
+    if asked.wait:
+        _wait("begins")
     failures = [weak() for _ in range(rounds)]
     relapses = [cured() for _ in range(rounds)]
     print(json.dumps(_outcome(hazard, mode, failures, relapses)), flush=True)
+    if asked.wait:
+        _wait("ends")
     sys.exit(0 if all(failures) and not any(relapses) else 1)
+
+
+def _wait(what: str) -> None:
+    """Until Enter is pressed. Maps are kept from the first time on."""
+    global _kept  # noqa: PLW0603 - it is made once, before the first map
+    _kept = [] if _kept is None else _kept
+    print(f"process {os.getpid()} {what} when you press Enter", file=sys.stderr, flush=True)
+    sys.stdin.readline()
 
 
 def _outcome(

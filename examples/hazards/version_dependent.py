@@ -15,14 +15,14 @@ from collections import Counter
 from typing import Any, Literal
 
 from concurrent_map import ConcurrentMap, reference
-from rounds import main, meanwhile
+from rounds import kept, main, meanwhile
 
 OLD, NEW = 300, 1000
 
 
 def seen(make: Any, mode: Literal["weak", "snapshot"]) -> dict[str, int]:
     """A program's view of its own walk, in whose middle keys are stored."""
-    orders = make(dict.fromkeys(range(OLD), 0), name="orders", shards=1)
+    orders = kept(make(dict.fromkeys(range(OLD), 0), name="orders", shards=1))
     found: Counter[int] = Counter()
 
     def store() -> None:

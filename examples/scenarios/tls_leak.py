@@ -74,8 +74,9 @@ def come_and_go(log: Log, clock: Clock, address: tuple[str, int]) -> None:
             finish(context, address)
         with log.wait("sleep", "the next peer", asked=EVERY_S):
             time.sleep(EVERY_S)
-    for connection in silent:
+    for connection in silent:  # one by one: handlers that woke together would wait for the GIL
         connection.close()
+        time.sleep(0.005)
 
 
 def run(log: Log, clock: Clock) -> None:

@@ -23,16 +23,17 @@ enum ps_map_role {
     PS_ROLE_RANGE_BEGIN = 4,
     PS_ROLE_RANGE_END = 5,
     PS_ROLE_RANGE = 6, /* a function that goes over the map, from its entry to where it is left */
-    PS_ROLE_WAIT_LEFT = 7,
-    PS_ROLE_RANGE_LEFT = 8
+    PS_ROLE_BREAKER = 7, /* a circuit breaker over the map has changed its state */
+    PS_ROLE_WAIT_LEFT = 8,
+    PS_ROLE_RANGE_LEFT = 9
 };
 
 enum ps_map_slot {
     PS_SLOT_MAP = 0,
-    PS_SLOT_THING, /* the lock, or the id of the range */
-    PS_SLOT_DETAIL, /* the shard, or the mode */
-    PS_SLOT_OUTCOME,
-    PS_SLOT_ITEMS,
+    PS_SLOT_THING,   /* the lock; the id of the range; the samples of a breaker */
+    PS_SLOT_DETAIL,  /* the shard; the mode; the state that a breaker was in */
+    PS_SLOT_OUTCOME, /* … and the one that it is in */
+    PS_SLOT_ITEMS,   /* … and its failures */
     PS_SLOT_END
 };
 
@@ -67,7 +68,7 @@ struct ps_map_site {
     u8 known;   /* a bit for each slot that the place fills */
     u32 profile;
     u8 details[PS_MAP_NUMBERS];  /* the library's number of a mode → enum ps_map_mode */
-    u8 outcomes[PS_MAP_NUMBERS]; /* … of an outcome → enum ps_map_outcome */
+    u8 outcomes[PS_MAP_NUMBERS]; /* … of an outcome → enum ps_map_outcome; both: of a state */
     struct ps_map_argument arguments[PS_SLOT_END];
 };
 
@@ -298,12 +299,31 @@ static __always_inline void ps_map_left(struct ps_map_site *site, u64 id, u64 sp
         ps_map_end_range(site, 0, sp, 0, outcome, 0);
 }
 
+/* Each change is told: they are rare, and their order is what counts. */
+static __always_inline void ps_map_breaker(struct ps_map_site *site, void *ctx, u64 map, u64 id)
+{
+    u64 from = ps_map_value_of(ctx, &site->arguments[PS_SLOT_DETAIL]);
+    u64 to = ps_map_value_of(ctx, &site->arguments[PS_SLOT_OUTCOME]);
+    u64 failures = ps_map_value_of(ctx, &site->arguments[PS_SLOT_ITEMS]);
+    u64 samples = ps_map_value_of(ctx, &site->arguments[PS_SLOT_THING]);
+    struct ps_record *record = ps_reserve(PS_BREAKER, bpf_ktime_get_ns(), id >> 32, id);
+    if (!record)
+        return;
+    record->breaker.map = map;
+    record->breaker.failures = failures;
+    record->breaker.samples = samples;
+    record->breaker.profile = site->profile;
+    record->breaker.from = ps_map_number(site->details, from, PS_STATE_UNKNOWN);
+    record->breaker.to = ps_map_number(site->outcomes, to, PS_STATE_UNKNOWN);
+    ps_submit(record);
+}
+
 static __always_inline struct ps_map_site *ps_map_site_of(void *ctx)
 {
     u32 number = bpf_get_attach_cookie(ctx);
     u64 *hits = ps_map_hits.lookup(&number);
     if (hits)
-        *hits += 1;
+        __sync_fetch_and_add(hits, 1); /* a thread may be preempted here */
     return ps_map_sites.lookup(&number);
 }
 
@@ -337,6 +357,8 @@ int ps_map_hit(struct pt_regs *ctx)
                         ? sp
                         : ps_map_value_of(ctx, &site->arguments[PS_SLOT_THING]);
         ps_map_begin_range(site, ctx, map, range);
+    } else if (role == PS_ROLE_BREAKER) {
+        ps_map_breaker(site, ctx, map, id);
     } else {
         u64 items = ps_map_value_of(ctx, &site->arguments[PS_SLOT_ITEMS]);
         if (role == PS_ROLE_RANGE_END) {

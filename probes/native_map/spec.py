@@ -15,6 +15,6 @@ SPEC = ProbeSpec(
         HIT,
         Program("ps_on_map_waiter_exit", Hook.RAW_TRACEPOINT, "sched_process_exit"),
     ),
-    records=(Kind.WAIT, Kind.MAP_COUNT),
+    records=(Kind.WAIT, Kind.MAP_COUNT, Kind.BREAKER),
     cost=CostClass.B,
 )

@@ -24,7 +24,7 @@
     unsigned short concurrent_map_##name##_semaphore __attribute__((section(".probes")))
 DECLARE(shard_wait); DECLARE(shard_acquired); DECLARE(shard_released); DECLARE(range_begin);
 DECLARE(range_end); DECLARE(split_begin); DECLARE(split_end); DECLARE(bucket_retired);
-DECLARE(stale_bucket); DECLARE(retry); DECLARE(view_open); DECLARE(view_close);
+DECLARE(stale_bucket); DECLARE(retry); DECLARE(view_open); DECLARE(view_close); DECLARE(breaker);
 #endif
 
 struct lock {
@@ -133,6 +133,11 @@ void toy_retry(void *map, uint64_t shard, struct truth *truth)
     STAP_PROBE3(concurrent_map, retry, map, shard, (uint64_t)1);
 }
 
+void toy_breaker(void *map, uint64_t old, uint64_t new, uint64_t failures, uint64_t samples)
+{
+    STAP_PROBE5(concurrent_map, breaker, map, old, new, failures, samples);
+}
+
 void toy_view(void *map, uint64_t version, struct truth *truth)
 {
     truth->opened++;
@@ -189,6 +194,7 @@ __attribute__((noinline)) void plain_end(void *map, struct lock *lock, long now)
     if (now)
         pthread_exit(0);
     plain_wait(map, lock);
+    sink = (long)map; /* so that it ends by a ret of its own */
 }
 
 static void *ends_inside(void *lock)

@@ -10,6 +10,7 @@ JSON with what the map itself has counted so far.
 ``range MODE OUTCOME N``    one range over N entries
 ``mix THREADS ROUNDS``      a bit of everything, in C, from several threads
 ``more``                    splits, retired and stale buckets, retries, views: one each
+``breaker OLD NEW FAILURES SAMPLES``   a circuit breaker changes its state
 ``abandon MS``              a wait for a shard that a signal ends, then one for a lock
 ``leave N``                 ranges that begin and never end
 ``plain MS ENTRIES``        functions without probes: a wait, and two ranges of which one fails
@@ -175,6 +176,8 @@ def obey(words):
         mix(*numbers)
     elif name == "more":
         more()
+    elif name == "breaker":
+        loaded[0].toy_breaker(where(), *map(ctypes.c_uint64, numbers))
     elif name == "abandon":
         return abandon(*numbers)
     elif name == "leave":

@@ -49,33 +49,35 @@ def run(running: Running) -> dict[str, Any]:
         except OSError as error:
             raise ActionFailed(f"{argv[0]} cannot be run: {error.strerror}") from None
         try:
-            _wait(process, dump(job.told()) + b"\n", limit_s, log)
+            why = _wait(process, dump(job.told()) + b"\n", limit_s, log)
         finally:
             with suppress(OSError):  # it, and what it has started; one with other rights remains
                 os.killpg(process.pid, signal.SIGKILL)
             with suppress(subprocess.TimeoutExpired):
                 process.wait(_LOOK_S)
+    if why:
+        raise ActionFailed(f"{argv[0]} {why}")
     took_s = time.monotonic() - started
     if process.returncode:
         raise ActionFailed(f"{argv[0]} {_ended(process.returncode)} after {took_s:.1f} s")
     return {"exit_code": 0, "user": who.pw_name}
 
 
-def _wait(process: subprocess.Popen[bytes], told: bytes, limit_s: float, log: IO[bytes]) -> None:
-    """Wait for its end. Raises ActionFailed when it takes too long or writes too much."""
-    program, until = process.args[0], time.monotonic() + limit_s  # type: ignore[index]
+def _wait(process: subprocess.Popen[bytes], told: bytes, limit_s: float, log: IO[bytes]) -> str:
+    """Wait for its end; why it is not waited for any longer, empty if it came."""
+    until = time.monotonic() + limit_s
     before = os.fstat(log.fileno()).st_size
     more: bytes | None = told  # what is left of it is remembered after a time-out
     while True:
         left_s = until - time.monotonic()
         with suppress(subprocess.TimeoutExpired):
             process.communicate(more, timeout=max(0.0, min(_LOOK_S, left_s)))
-            return
+            return ""
         more = None
         if os.fstat(log.fileno()).st_size - before > MAX_OUTPUT:
-            raise ActionFailed(f"{program} wrote more than {units.size(MAX_OUTPUT)}")
+            return f"wrote more than {units.size(MAX_OUTPUT)}"
         if left_s <= 0:
-            raise ActionFailed(f"{program} took longer than {limit_s:g} s")
+            return f"took longer than {limit_s:g} s"
 
 
 def _who(user: str | None) -> pwd.struct_passwd:

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from collector.events import Event
+from collector.map_breakers import PREFIX
 from collector.source import Batch, SourceInfo
 from collector.trace.format import FrameKind
 from collector.trace.reader import Integrity, TraceReader
@@ -21,7 +22,7 @@ SOURCE_FACTS = (
     "governor", "breaker", "probe_failed", "native_library", "deadlock", "trigger", "action",
 )  # fmt: skip
 """Events that rest on what only the recorder could see or do: its source, the target's
-memory, its actions. All others are found anew."""
+memory, its actions. All others are found anew, and so are breakers over native maps."""
 
 _MAX_SILENT_POLLS = 1_000_000
 """Three days of silence at the loop's pace. What is silent for longer (or says so: a
@@ -56,7 +57,7 @@ class ReplaySource:
         except BaseException:
             self._reader.close()
             raise
-        self._facts = [event for event in self.events if event.event in SOURCE_FACTS]
+        self._facts = [event for event in self.events if _is_fact(event)]
         self._realtime = realtime
         self._steps = self._walk()
         self._next = next(self._steps, None)
@@ -176,6 +177,11 @@ class ReplaySource:
             )
             for kind, count in sorted(self._reader.integrity.lost_rows.items())
         )
+
+
+def _is_fact(event: Event) -> bool:
+    of_a_map = event.event == "breaker" and str(event.data.get("name")).startswith(PREFIX)
+    return event.event in SOURCE_FACTS and not of_a_map
 
 
 def _nodes(value: Any) -> tuple[int, ...]:

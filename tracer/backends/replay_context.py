@@ -45,7 +45,7 @@ class ReplayContext(NoBlames):
         self._ends: dict[_Key, list[Event]] = defaultdict(list)
         self._facts: dict[_Key, list[tuple[int, MapFacts]]] = defaultdict(list)
         for event in source.events:
-            if event.event == "native_map" and event.pid is not None:
+            if event.event in ("native_map", "breaker") and event.pid is not None:
                 address = _address(event.data.get("address"))
                 self._facts[event.pid, address].append((event.ts_ns, _facts(event)))
             if event.pid is None or event.tid is None:
@@ -64,6 +64,8 @@ class ReplayContext(NoBlames):
             parks.sort(key=_start)
         for named in self._named.values():
             named.sort()
+        for facts in self._facts.values():
+            facts.sort(key=_when)
 
     def describe(
         self, pid: int, tid: int, since_ns: int, _parked: ParkedAt | None = None, /
@@ -89,7 +91,7 @@ class ReplayContext(NoBlames):
     def native_map(self, pid: int, address: int, _profile: int, /) -> MapFacts | None:
         """What the recorder had found out by now, or says next."""
         known = self._facts.get((pid, address), [])
-        at = bisect_left(known, self._source.now_ns, key=lambda one: one[0])
+        at = bisect_left(known, self._source.now_ns, key=_when)
         return known[min(at, len(known) - 1)][1] if known else None
 
     def thread_name(self, pid: int, tid: int) -> str | None:
@@ -135,10 +137,14 @@ def _same(parks: list[Event], since_ns: int) -> Event | None:
 
 
 def _facts(event: Event) -> MapFacts:
-    """Of a ``native_map`` event; parts of a wrong type are unknown."""
+    """Of a ``native_map`` event, or a map's ``breaker``; parts of a wrong type are unknown."""
     words = [event.data.get(key) for key in ("type", "map", "profile")]
     kind, name, profile = (word if isinstance(word, str) else None for word in words)
     return MapFacts(kind or "map", name, profile)
+
+
+def _when(fact: tuple[int, MapFacts]) -> int:
+    return fact[0]
 
 
 def _start(event: Event) -> int:

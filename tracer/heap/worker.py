@@ -14,6 +14,7 @@ import resource
 import signal
 import sys
 import threading
+from contextlib import suppress
 from typing import Any
 
 import msgspec
@@ -87,8 +88,9 @@ def _warm_up(order: Order, place: Place) -> None:
 
 
 def _watch(scanner: Scanner, done: threading.Event) -> None:
-    while not done.wait(PROGRESS_S):
-        _tell(phase="walk", done=scanner.progress())
+    with suppress(BrokenPipeError):
+        while not done.wait(PROGRESS_S):
+            _tell(phase="walk", done=scanner.progress())
 
 
 def work(order: Order) -> dict[str, Any]:
@@ -146,6 +148,8 @@ def main() -> int:
         _tell(error=type(error).__name__, message=error.message)
     except MemoryError:
         _tell(error="memory", message="the memory for the walk could not be had")
+    except BrokenPipeError:  # whoever wanted it has given it up
+        os._exit(1)
     except OSError as error:
         _tell(error="write", message=error.strerror or str(error), code=error.errno or 0)
     return 0

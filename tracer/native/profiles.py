@@ -20,7 +20,7 @@ from typing import Literal, get_args
 import msgspec
 
 import probes
-from probes.enums import MapCounter, MapMode, MapOutcome
+from probes.enums import BreakerState, MapCounter, MapMode, MapOutcome
 from probes.errors import UsageError
 
 PROFILE_DIR = Path(probes.__file__).parent / "native_map" / "profiles"
@@ -35,7 +35,7 @@ Role = Literal[
     "wait_begin", "wait_end", "wait", "released",
     "range_begin", "range_end", "range",
     "split", "split_done", "retired", "stale", "retry", "spin",
-    "view_opened", "view_closed", "operation",
+    "view_opened", "view_closed", "operation", "breaker",
 ]  # fmt: skip
 
 COUNTERS: Mapping[str, MapCounter] = MappingProxyType(
@@ -57,14 +57,20 @@ _ALLOWED: Mapping[str, tuple[frozenset[str], frozenset[str]]] = MappingProxyType
         "range_begin": (frozenset({"map", "range"}), frozenset({"mode"})),
         "range_end": (frozenset({"range"}), frozenset({"map", "mode", "outcome", "items"})),
         "range": (frozenset({"map"}), frozenset({"mode", "returns"})),
+        "breaker": (frozenset({"map", "new"}), frozenset({"old", "failures", "samples"})),
     }
 )
 """Role → keys that it must have, and those that it may have."""
 _OF_A_COUNT = (frozenset({"map"}), frozenset({"shard", "lock", "items"}))
 _BY_FUNCTION_ONLY = ("wait", "range")
-_ARGUMENTS = ("map", "lock", "shard", "range", "mode", "outcome", "items")
 MODES = tuple(mode.name.lower() for mode in MapMode)
 OUTCOMES = tuple(outcome.name.lower() for outcome in MapOutcome)
+STATES = tuple(state.name.lower() for state in BreakerState)
+_NAMED: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {"mode": MODES, "outcome": OUTCOMES, "old": STATES, "new": STATES}
+)
+"""Arguments in whose place a name may stand, where it is always the same."""
+ARGUMENTS = ("map", "lock", "shard", "range", *_NAMED, "items", "failures", "samples")
 
 _SYMBOL = re.compile(r"[A-Za-z_][\w.$]{0,255}")
 _NAME_HINT = "Letters, digits, '_', '.', '$'."
@@ -140,6 +146,10 @@ class Place(_Table, frozen=True, kw_only=True):
     mode: int | str | None = None
     outcome: int | str | None = None
     items: int | None = None
+    old: int | str | None = None
+    new: int | str | None = None
+    failures: int | None = None
+    samples: int | None = None
     returns: Literal["object", "status", "nothing"] | None = None
 
     @property
@@ -156,7 +166,7 @@ class Place(_Table, frozen=True, kw_only=True):
 
 
 class Profile(_Table, frozen=True, kw_only=True):
-    """One library. ``modes`` and ``outcomes``: the library's number → ours, by name."""
+    """One library. ``modes``, ``outcomes``, ``states``: the library's number → ours, by name."""
 
     name: str
     summary: str
@@ -165,12 +175,19 @@ class Profile(_Table, frozen=True, kw_only=True):
     lock: Lock = Lock()
     modes: dict[str, str] = {}
     outcomes: dict[str, str] = {}
+    states: dict[str, str] = {}
     probe: tuple[Place, ...]
 
 
 def load_all(files: Sequence[Path] = ()) -> tuple[Profile, ...]:
     """The built-in profiles and those of ``files``, which come first. Raises UsageError."""
     own = tuple(load(path) for path in files)
+    for number, one in enumerate(own):
+        if one.name in {other.name for other in own[:number]}:
+            raise UsageError(
+                f"two profiles are called {one.name!r}: {files[number]} is the second",
+                hint="Give each a name of its own.",
+            )
     found = (*own, *(one for one in _builtin() if one.name not in {each.name for each in own}))
     if len(found) > MAX_PROFILES:
         raise UsageError(f"at most {MAX_PROFILES} profiles of native maps can be used at once")
@@ -266,6 +283,7 @@ def _complaints(profile: Profile) -> Iterator[tuple[str, str]]:
         yield f"lock.owner_width = {profile.lock.owner_width}", "4 or 8 bytes."
     yield from _wrong_numbers("modes", profile.modes, MODES)
     yield from _wrong_numbers("outcomes", profile.outcomes, OUTCOMES)
+    yield from _wrong_numbers("states", profile.states, STATES)
     if not profile.probe:
         yield "it has no [[probe]]", "At least one."
     for number, place in enumerate(profile.probe, start=1):
@@ -303,7 +321,7 @@ def _wrong_place(profile: Profile, place: Place) -> tuple[str, str] | None:
     if place.role in _BY_FUNCTION_ONLY and place.usdt is not None:
         return f"'{place.role}' is a function from its entry to where it leaves", "Use 'symbol'."
     required, optional = _ALLOWED.get(place.role, _OF_A_COUNT)
-    given = {key for key in (*_ARGUMENTS, "returns") if getattr(place, key) is not None}
+    given = {key for key in (*ARGUMENTS, "returns") if getattr(place, key) is not None}
     allowed = ", ".join(sorted(required | optional))
     for key in sorted(required - given):
         return f"'{key}' is missing", f"It has to have {', '.join(sorted(required))}."
@@ -314,10 +332,10 @@ def _wrong_place(profile: Profile, place: Place) -> tuple[str, str] | None:
 
 def _wrong_arguments(place: Place) -> tuple[str, str] | None:
     limit = 12 if place.usdt is not None else 6
-    for key in _ARGUMENTS:
+    for key in ARGUMENTS:
         value = getattr(place, key)
         if isinstance(value, str):
-            names = MODES if key == "mode" else OUTCOMES
+            names = _NAMED[key]
             if value not in names:
                 return (
                     f"{key} = {value!r}",

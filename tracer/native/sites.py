@@ -8,16 +8,17 @@ from dataclasses import dataclass
 
 import msgspec
 
-from probes.enums import MapCounter, MapMode, MapOutcome
+from probes.enums import BreakerState, MapCounter, MapMode, MapOutcome
 from probes.errors import BadElf
 from tracer.elf import Elf
-from tracer.native.profiles import COUNTERS, MAX_NUMBER, Inside, Place, Profile
+from tracer.native.profiles import ARGUMENTS, COUNTERS, MAX_NUMBER, Inside, Place, Profile
 from tracer.native.usdt import REGISTERS, Argument, BadArgument, UsdtProbe, argument, probes
 from tracer.sites.exits import Exit, exits
 from tracer.sites.planner import Function, PriceClass, Refusal, find, plan
 from tracer.sites.x86 import NOP5, emulatable
 
 WAITS, RANGES, COUNTS = "native_map.waits", "native_map.ranges", "native_map.counts"
+BREAKERS = "native_map.breakers"
 """Groups of places that are given up together. A stale bucket is counted with the ranges,
 of which it is a share."""
 MAX_PLACES = 64
@@ -25,11 +26,13 @@ MAX_PLACES = 64
 
 # enum ps_map_role
 _ROLES = {
-    "wait_begin": 1, "wait_end": 2, "wait": 3, "range_begin": 4, "range_end": 5, "range": 6
+    "wait_begin": 1, "wait_end": 2, "wait": 3, "range_begin": 4, "range_end": 5, "range": 6,
+    "breaker": 7,
 }  # fmt: skip
 _COUNT = 0
-_LEFT = {"wait": 7, "range": 8}
+_LEFT = {"wait": 8, "range": 9}
 """Where a function leaves that waits or goes over a map."""
+_BEGINS = tuple(_ROLES[name] for name in ("wait_begin", "wait", "range_begin", "range"))
 _NUMBERED = ("range_begin", "range_end")
 _BY_MAP = 1 << 7  # PS_KNOWN_BY_MAP
 _RETURNS = {None: 0, "nothing": 0, "object": 1, "status": 2}  # enum ps_map_return
@@ -136,7 +139,8 @@ def plan_library(elf: Elf, profile: Profile, *, long_nops: bool = False) -> Libr
     if ends != {True}:
         sites, more = _without_begins(sites)
         refusals += more
-    return LibraryPlan(tuple(sites), tuple(refusals))
+    # In this order they are attached: what has begun by then is seen to end.
+    return LibraryPlan(tuple(sorted(sites, key=lambda s: s.role in _BEGINS)), tuple(refusals))
 
 
 def _is_there(elf: Elf, place: Place, known: Sequence[UsdtProbe]) -> bool:
@@ -197,7 +201,7 @@ def _of_function(
     function = next((one for name in place.symbols if (one := find(elf, name)) is not None), None)
     if function is None:
         return [Refusal(place.name, "no function of that name is here")]
-    used = [getattr(place, key) for key in ("map", "lock", "shard", "range", "mode", "items")]
+    used = [getattr(place, key) for key in ARGUMENTS]
     used = [one.argument if isinstance(one, Inside) else one for one in used]
     registers = tuple(_BY_CALL[number - 1] for number in used if isinstance(number, int))
     leaves = place.role in _LEFT
@@ -231,10 +235,13 @@ def _exit(place: Place, function: Function, at: Exit) -> MapSite:
 
 def _arguments(place: Place, read: Callable[[int], Argument]) -> tuple[Argument | None, ...]:
     """The slots of ``enum ps_map_slot``: map, lock or range, shard or mode, outcome, items."""
-    thing = place.lock if place.lock is not None else place.range
-    detail = place.shard if place.shard is not None else place.mode
     slots: tuple[int | str | Inside | None, ...]
-    slots = (place.map, thing, detail, place.outcome, place.items)
+    if place.role == "breaker":
+        slots = (place.map, place.samples, place.old, place.new, place.failures)
+    else:
+        thing = place.lock if place.lock is not None else place.range
+        detail = place.shard if place.shard is not None else place.mode
+        slots = (place.map, thing, detail, place.outcome, place.items)
     return tuple(_read(one, read) for one in slots)
 
 
@@ -254,10 +261,15 @@ def _site(
     where: _Where,
     arguments: tuple[Argument | None, ...],
 ) -> MapSite:
-    details, detail = _table(profile.modes, MapMode, MapMode.OTHER, place.mode)
-    outcomes, outcome = _table(profile.outcomes, MapOutcome, MapOutcome.UNKNOWN, place.outcome)
+    is_breaker = place.role == "breaker"
+    if is_breaker:
+        details, detail = _table(profile.states, BreakerState, BreakerState.UNKNOWN, place.old)
+        outcomes, outcome = _table(profile.states, BreakerState, BreakerState.UNKNOWN, place.new)
+    else:
+        details, detail = _table(profile.modes, MapMode, MapMode.OTHER, place.mode)
+        outcomes, outcome = _table(profile.outcomes, MapOutcome, MapOutcome.UNKNOWN, place.outcome)
     slots = list(arguments)
-    if place.role.startswith("range"):
+    if is_breaker or place.role.startswith("range"):
         slots[2], slots[3] = slots[2] or detail, slots[3] or outcome
     known = sum(1 << n for n, one in enumerate(slots) if one is not None)
     if place.role == "range_end" and place.mode is None:
@@ -282,8 +294,8 @@ def _site(
 
 def _table(
     numbers: dict[str, str],
-    names: type[MapMode | MapOutcome],
-    otherwise: MapMode | MapOutcome,
+    names: type[MapMode | MapOutcome | BreakerState],
+    otherwise: MapMode | MapOutcome | BreakerState,
     fixed: int | str | None,
 ) -> tuple[bytes, Argument]:
     """The library's numbers → ours, and the argument where none is given: a constant.
@@ -306,6 +318,8 @@ def _by_map(profile: Profile) -> bool:
 
 def group_of(role: str) -> str:
     """Which group a role belongs to."""
+    if role == "breaker":
+        return BREAKERS
     if role in ("wait_begin", "wait_end", "wait"):
         return WAITS
     return RANGES if role.startswith("range") or role in ("stale", "retired") else COUNTS

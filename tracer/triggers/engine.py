@@ -9,14 +9,14 @@ from __future__ import annotations
 import heapq
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from collector.breaker import Change, State
 from collector.counters import Counters
 from collector.events import Event
-from collector.park import Park
+from tracer.triggers.around import Surroundings
 from tracer.triggers.config import Rule
 from tracer.triggers.facts import PARKS, SAMPLE, TOPICS, Moment, facts_of
 from tracer.triggers.freeze import Ended, Question
@@ -28,29 +28,16 @@ MAX_PENDING = 16
 PICK_UP_NS = 20_000_000
 """While something is being done, the loop looks so often whether it is."""
 FINISH_S = 10.0
-"""How long the end of a session waits for what is being done."""
+"""How long the end of a session that somebody stops waits for what is being done; one that
+ends by itself waits as long as the action may take."""
+_UNSAID_S = 0.5
 _GRACE_NS = 5_000_000_000
 _NEVER_NS = 1 << 62
 _STOPPED_NS = 50_000_000
 """What the threads of a process do so soon after a freeze may be the freeze's doing."""
 _GAUGES_NS = 100_000_000
-
-
-@dataclass(frozen=True, slots=True)
-class Surroundings:
-    """What the engine knows of the session.
-
-    ``park_of(pid, tid)``: the park that a thread is in. ``gauges(pid)``: figures of a
-    process. ``stem``: what files are called. ``end_error_ns``: how exact a park's end is.
-    ``stopping(pid, until_ns)``: a dump stops that process's threads at some moment until then.
-    """
-
-    park_of: Callable[[int, int], Park | None]
-    gauges: Callable[[int], Mapping[str, int]]
-    stem: Callable[[int | None], str]
-    long_park_ns: int
-    end_error_ns: int = 0
-    stopping: Callable[[int, int], None] = lambda _pid, _until_ns: None
+_RESTART_NS = 5_000_000_000
+"""A worker that ends while nothing is done is replaced, and not more often than this."""
 
 
 @dataclass(slots=True)
@@ -63,6 +50,11 @@ class _Asked:
     event: Event | None
     began_ns: int = 0
     end: Event | None = None
+
+    @property
+    def limit_ns(self) -> int:
+        """How long it may take before it is given up from here."""
+        return int(self.job.options["timeout"]) + _GRACE_NS
 
     def heard(self, event: Event) -> None:
         """A park has ended: perhaps the one that it is about."""
@@ -87,7 +79,7 @@ class Triggers:
         self._skips = Skips()
         self._firing = self._number = 0
         self._gauges: dict[int, tuple[int, Mapping[str, int]]] = {}
-        self._now_ns = 0
+        self._now_ns = self._restart_ns = 0
 
     # -- as a reaction ----------------------------------------------------------------
 
@@ -137,25 +129,40 @@ class Triggers:
             due.append(skips_ns)
         return min(due) if due else None
 
-    def finish(self, now_ns: int) -> Sequence[Event]:
-        """Give what is being done ``FINISH_S``; the rest is skipped."""
+    def finish(self, now_ns: int, *, patient: bool) -> Sequence[Event]:
+        """Give what is being done its time, and with patience what waits, too."""
         self._now_ns = max(self._now_ns, now_ns)
         why = "the session ended"
-        while self._pending:
-            asked = self._pending.popleft()
-            self._skips.count(asked.state, asked.job.action, why, asked.event)
         said: list[Event] = []
-        until = time.monotonic() + FINISH_S
-        while self._running is not None and time.monotonic() < until and not self._runner.lost:
+        if not patient:
+            self._skip_pending(why)
+        last, began, noted = None, time.monotonic(), False
+        while (running := self._running) is not None and not self._runner.lost:
+            if patient and running is not last:
+                last, began = running, time.monotonic()
+            limit_s = running.limit_ns / 1e9 if patient else FINISH_S
+            waited_s = time.monotonic() - began
+            if waited_s > limit_s:
+                break
+            if waited_s > _UNSAID_S and not noted:
+                noted = True
+                what = f"{running.job.action} of {running.state.rule.name} is not done yet"
+                self._around.note(f"{what}: {limit_s:.0f} s at most, or Ctrl-C")
             said += self._hear()
             if self._question is not None:  # nothing more will be heard of that park
                 self._runner.answer(None)
                 self._question = None
             if self._running is not None:
                 time.sleep(PICK_UP_NS / 1e9)
+        self._skip_pending(why)
         if self._running is not None:
             said += self._over({"say": "failed", "why": f"{why} before it was done"})
         return [*said, *self._skips.take(self._now_ns, at_once=True)]
+
+    def _skip_pending(self, why: str) -> None:
+        while self._pending:
+            asked = self._pending.popleft()
+            self._skips.count(asked.state, asked.job.action, why, asked.event)
 
     def close(self) -> None:
         """End the worker."""
@@ -178,6 +185,9 @@ class Triggers:
             self._runner.forget(pid)
         elif event.event == "process_exit" and pid is not None:
             self._pids.discard(pid)
+            self._gauges.pop(pid, None)
+            for state in self._states:
+                state.forget(pid)
             self._runner.forget(pid)
         elif event.event == "park_long":
             self._parks[event.data["park_id"]] = event
@@ -231,8 +241,7 @@ class Triggers:
             park = self._around.park_of(event.pid, event.tid)
             if park is None or park.park_id != park_id:
                 continue
-            seen_ns = max(park.last_seen_ns, park.between_ns)
-            if not park.confirmed_by_silence and seen_ns < reached_ns:
+            if not park.confirmed_by_silence and self._around.known_ns(park) < reached_ns:
                 again_ns = self._now_ns + PICK_UP_NS
                 heapq.heappush(self._later, (again_ns, reached_ns, park_id, at))
                 continue
@@ -348,14 +357,14 @@ class Triggers:
         """End what takes too long, replace a worker that has ended, begin what waits."""
         said: list[Event] = []
         running = self._running
-        if running is not None:
-            limit_ns = running.job.options["timeout"] + _GRACE_NS
-            if self._runner.lost:
-                self._runner.restart()
+        if self._runner.lost and (running is not None or self._now_ns >= self._restart_ns):
+            self._restart_ns = self._now_ns + _RESTART_NS
+            self._runner.restart()
+            if running is not None:
                 said += self._over({"say": "failed", "why": "the worker ended without a word"})
-            elif self._now_ns - running.began_ns > limit_ns:
-                self._runner.restart()
-                said += self._over({"say": "failed", "why": "it took too long"})
+        elif running is not None and self._now_ns - running.began_ns > running.limit_ns:
+            self._runner.restart()
+            said += self._over({"say": "failed", "why": "it took too long"})
         return [*said, *self._next()]
 
     def _over(self, message: Mapping[str, Any]) -> list[Event]:

@@ -137,11 +137,12 @@ def url(value: Any) -> str:
     try:
         parts = urlsplit(said)
         fine = parts.scheme in _SCHEMES and bool(parts.hostname) and parts.port != 0
+        fine = fine and "@" not in parts.netloc and said.isprintable() and " " not in said
         said.encode("ascii")
         (parts.hostname or "").encode("idna")  # as a look-up does: lengths of its parts
     except ValueError:
         fine = False
-    if not fine or "@" in parts.netloc or not said.isprintable() or " " in said:
+    if not fine:
         raise ValueError("http:// or https:// with a host, in ASCII and without user or password")
     return said
 

@@ -49,6 +49,11 @@ class RuleState:
             return f"{self.rule.per_hour} within an hour"
         return None
 
+    def forget(self, pid: int) -> None:
+        """A process has ended; another one may get its number."""
+        self.acted_ns.pop(pid, None)
+        self.was_true.discard(pid)
+
     def acted(self, pid: int | None, now_ns: int) -> None:
         """It has acted."""
         self.acted_ns[pid] = now_ns

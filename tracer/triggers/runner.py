@@ -45,6 +45,7 @@ class Runner:
         self._actions = [name for name in actions if name not in here]
         self._here = here
         self._thread: threading.Thread | None = None
+        self._soon: Job | None = None
         self._said: deque[dict[str, Any]] = deque()
         self._process: subprocess.Popen[bytes] | None = None
         self._pids: dict[int, None] = {}
@@ -94,11 +95,7 @@ class Runner:
             return self._order(do="run", job=asdict(job))
         if self._thread is not None and self._thread.is_alive():
             return False
-        task = self._here[job.action](job)
-        self._thread = threading.Thread(
-            target=self._do, args=(job, task), name=f"parkscope-{job.action}", daemon=True
-        )
-        self._thread.start()
+        self._soon = job
         return True
 
     def answer(self, still_on: bool | None) -> None:
@@ -107,6 +104,7 @@ class Runner:
 
     def take(self) -> list[dict[str, Any]]:
         """What has been said since: ``frozen``, ``done`` or ``failed``, each with ``number``."""
+        self._begin_here()
         self._read()
         said = list(self._said)
         for _ in said:
@@ -132,6 +130,16 @@ class Runner:
         for reaper in self._reapers:
             reaper.join()
         self._reapers.clear()
+
+    def _begin_here(self) -> None:
+        """Not at the order: what was observed last, and set it off, has not passed by then."""
+        job, self._soon = self._soon, None
+        if job is not None:
+            task = self._here[job.action](job)
+            self._thread = threading.Thread(
+                target=self._do, args=(job, task), name=f"parkscope-{job.action}", daemon=True
+            )
+            self._thread.start()
 
     def _do(self, job: Job, task: Callable[[], dict[str, Any]]) -> None:
         """In a thread: carry it out. A deque takes what it says without a lock."""

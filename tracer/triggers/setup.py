@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from collector.park import Park
 from collector.sinks import Sink
@@ -16,8 +16,9 @@ from collector.trace.facts import recording_facts
 from probes.errors import UsageError
 from tracer import procfs
 from tracer.actions import keep
+from tracer.triggers.around import Surroundings
 from tracer.triggers.config import Rule, check_lengths, command_line_rules, dump_rule, load
-from tracer.triggers.engine import Surroundings, Triggers
+from tracer.triggers.engine import Triggers
 from tracer.triggers.job import Job
 from tracer.triggers.runner import Here, Runner
 from tracer.version import VERSION
@@ -55,6 +56,16 @@ class TriggerOptions:
         return rules
 
 
+class Parks(Protocol):
+    """Who knows of the parks of a session: its pipeline."""
+
+    def park_of(self, pid: int, tid: int, /) -> Park | None:
+        """The park that a thread is in."""
+
+    def known_ns(self, park: Park, /) -> int:
+        """Until when an open park is known to have lasted."""
+
+
 NO_TRIGGERS = TriggerOptions()
 
 
@@ -69,6 +80,7 @@ class Setup:
         self._long_park_ns = long_park_ns
         self._rules = options.rules(long_park_ns)
         self._pids = pids if ready else ()
+        self._folder = _here(self._rules)
         self._ring: keep.Ring | None = None
         self._facts: Mapping[str, Any] = {}
         asks = [ask for rule in self._rules for ask in rule.asks]
@@ -100,8 +112,9 @@ class Setup:
         info: SourceInfo,
         targets: Sequence[int],
         session: Mapping[str, Any],
-        park_of: Callable[[int, int], Park | None],
+        parks: Parks,
         source: Any = None,
+        note: Callable[[str], None] = lambda _text: None,
     ) -> Triggers | None:
         """The triggers of an armed session; None without a rule.
 
@@ -114,11 +127,13 @@ class Setup:
             return None
         self._facts = recording_facts(info, [{"pid": pid} for pid in targets], session, VERSION)
         around = Surroundings(
-            park_of=park_of,
+            park_of=parks.park_of,
+            known_ns=parks.known_ns,
             gauges=procfs.figures,
-            stem=partial(_stem, self._options.stem),
+            stem=partial(_stem, self._folder, self._options.stem),
             long_park_ns=self._long_park_ns,
             end_error_ns=info.end_error_ns,
+            note=note,
             stopping=getattr(source, "stopping", lambda _pid, _until_ns: None),
         )
         triggers = Triggers(self._rules, self._runner, around)
@@ -128,6 +143,9 @@ class Setup:
             if self._runner.lost or set(self._pids) <= set(self._runner.ready):
                 break
             time.sleep(_NAP_S)
+        for pid, why in self._runner.ready.items():
+            if why is not None and "heap-dump" in self._actions:
+                note(f"heap dumps of process {pid} will fail: {why}")
         return triggers
 
     def close(self) -> None:
@@ -140,8 +158,20 @@ class Setup:
         return partial(keep.write, job, self._facts, self._ring.snapshot(job.options["last"]))
 
 
-def _stem(stem: Path | None, pid: int | None) -> str:
+def _here(rules: Sequence[Rule]) -> Path:
+    """The current folder, as it is now: it may be gone later. Raises UsageError."""
+    try:
+        return Path.cwd()
+    except OSError:
+        if any("dir" in ask.options for rule in rules for ask in rule.asks):
+            raise UsageError(
+                "the current folder is gone, and files would go there", hint="Go to another one."
+            ) from None
+        return Path("/")
+
+
+def _stem(folder: Path, stem: Path | None, pid: int | None) -> str:
     """Absolute: the worker runs in another folder."""
     if stem is None:
         stem = Path("parkscope" if pid is None else f"parkscope-{pid}")
-    return str(stem.absolute())
+    return str(folder / stem)

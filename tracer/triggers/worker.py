@@ -108,6 +108,8 @@ class Worker:
                 rehearse(target)
         except ParkscopeError as error:
             why = error.message
+        except Exception as error:  # noqa: BLE001 a look beforehand must not end the worker
+            why = f"{type(error).__name__}: {error}"
         _tell(say="ready", pid=pid, why=why)
 
     def _target(self, pid: int) -> Target:
@@ -140,7 +142,9 @@ class Worker:
             result = self._module(job.action).run(running)
         except ParkscopeError as error:
             _tell(say="failed", number=job.number, why=error.message)
-        except (OSError, MemoryError) as error:
+        except BrokenPipeError:
+            raise  # nobody is there to be told
+        except Exception as error:  # noqa: BLE001 one action must not end the worker
             _tell(say="failed", number=job.number, why=f"{type(error).__name__}: {error}")
         else:
             _tell(say="done", number=job.number, result=result)

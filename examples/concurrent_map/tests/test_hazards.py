@@ -45,3 +45,15 @@ def test_a_senseless_number_of_rounds_is_refused() -> None:
     done = run(SCRIPTS[0], "--rounds", "0")
     assert done.returncode == 2
     assert "--rounds must be 1 or more" in done.stderr
+
+
+def test_it_waits_for_whoever_wants_to_look_on() -> None:
+    kept = os.environ | {"PYTHONPATH": PACKAGE, "PYTHONDONTWRITEBYTECODE": "1"}
+    command = [sys.executable, str(HAZARDS / "stale_bucket.py"), "--wait"]
+    done = subprocess.run(
+        command, env=kept, capture_output=True, text=True, check=True, input="\n\n"
+    )
+    begins, ends = done.stderr.splitlines()
+    assert begins.endswith("begins when you press Enter")
+    assert ends.endswith("ends when you press Enter")
+    assert json.loads(done.stdout)["rounds"] == 1

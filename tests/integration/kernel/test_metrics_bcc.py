@@ -22,6 +22,7 @@ from tests.integration.kernel.bcc_session import obedient, tell
 from tests.integration.kernel.flood import PER_CALL, factory
 from tests.interpreters import Interpreter
 from tests.metrics_events import value
+from tests.native_maps import PROGRAM, ask, compiled
 from tests.processes import read_line, wait_until
 from tests.scraping import PARKSCOPE, ROOT, Counted, agree, scrape, url_of
 from tracer.backends import Options, TargetPlan
@@ -71,6 +72,35 @@ def test_what_is_scraped_is_what_the_target_logged(
             for sample in family.samples:
                 now = value(families, sample.name, **sample.labels)
                 assert now >= sample.value, (name, sample.labels)
+
+
+def test_what_a_map_did_is_counted_once_though_its_process_ends(
+    start: Start, tmp_path: Path
+) -> None:
+    """The kernel's last counts come after the end; another process is still watched."""
+    library = compiled(tmp_path)
+    target = start([sys.executable, PROGRAM, library], ready=True, stdin=subprocess.PIPE)
+    other = start([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    pids = str(target.pid), str(other.pid)
+    command = [*PARKSCOPE, "serve", *pids, "--listen", "127.0.0.1:0", "--budget", "100%"]
+    url = url_of(start(command, stderr=subprocess.PIPE, cwd=ROOT))
+    wait_until(lambda: value(scrape(url), "parkscope_target_up", pid=pids[0]), "attached", 40)
+
+    def ranges() -> float:
+        return value(scrape(url), "parkscope_range_queries_total", pid=pids[0])
+
+    wait_until(lambda: ask(target, "range 3 1 5") and ranges(), "the library is probed", 20)
+    truth = ask(target, "mix 2 2000")["truth"]
+    assert target.stdin is not None
+    target.stdin.close()
+    target.wait(20)
+    watched_s = value(scrape(url), "parkscope_watched_seconds_total")
+    wait_until(
+        lambda: value(scrape(url), "parkscope_watched_seconds_total") > watched_s + 4, "4 s", 20
+    )
+    missed = truth["ranges"] - ranges()
+    assert 0 <= missed < 20, "those before the library was probed"
+    assert value(scrape(url), "parkscope_map_events_total", what="splits") == truth["splits"]
 
 
 def test_probes_that_are_given_up_are_shown_as_open(start: Start) -> None:

@@ -115,6 +115,26 @@ def test_a_convoy_and_exact_counts(interpreter: Interpreter, start: Start, scrat
     assert len(said(session, "native_library")) == 1
 
 
+def test_changes_of_a_breaker_are_told_one_by_one(start: Start, tmp_path: Path) -> None:
+    process = started(start, interpreters.get("system-3.11"), compiled(tmp_path))
+    changes = [(0, 1, 61, 100), (1, 2, 61, 100), (2, 1, 61, 100), (1, 2, 61, 100), (2, 0, 0, 0)]
+    with attached(SessionOptions((process.pid,), "bcc", alloc=False)) as session:
+        for change in [*changes, (0, 7, 1, 2)]:
+            ask(process, f"breaker {' '.join(map(str, change))}")
+        found = wait_until(
+            lambda: told if len(told := said(session, "breaker")) > len(changes) else [], "all"
+        )
+    names = ("closed", "open", "half-open")
+    *known, strange = [event.data for event in found]
+    assert [(one["from"], one["to"], one["failures"], one["samples"]) for one in known] == [
+        (names[old], names[new], *rest) for old, new, *rest in changes
+    ]
+    assert {one["name"] for one in known} == {"map:sessions"}
+    assert {event.pid for event in found} == {process.pid}
+    assert known[0]["why"] == "61 of the last 100 iterations failed"
+    assert strange["to"] == "unknown"
+
+
 def test_a_map_without_a_name_is_called_by_where_it_lives(start: Start, tmp_path: Path) -> None:
     process = started(start, interpreters.get("system-3.11"), compiled(tmp_path))
     with attached(SessionOptions((process.pid,), "bcc", alloc=False)) as session:

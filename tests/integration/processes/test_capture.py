@@ -303,17 +303,6 @@ def test_nothing_is_injected_into_a_filtered_process(start: Start) -> None:
     assert capturing.is_running(process.pid)
 
 
-@pytest.mark.parametrize("engine", ["clone", "precopy"])
-def test_the_injector_looks_for_filters_itself_when_the_threads_stand_still(
-    start: Start, monkeypatch: pytest.MonkeyPatch, engine: str
-) -> None:
-    process = start(get("system-3.11"), TARGETS / "filtered.py", stdin=subprocess.PIPE, ready=True)
-    monkeypatch.setattr("tracer.heap.capture._why_no_injection", lambda _target: None)
-    with pytest.raises(EngineUnavailable, match="may make a system call"):
-        capturing.take(process.pid, engine)
-    assert capturing.is_running(process.pid)
-
-
 def test_what_does_not_fit_is_refused_with_figures(
     start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:

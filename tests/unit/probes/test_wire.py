@@ -38,6 +38,7 @@ MEMBER = {
     Kind.SCAN: "scan",
     Kind.RUN: "run",
     Kind.MAP_COUNT: "map_count",
+    Kind.BREAKER: "breaker",
 }
 """The union member of ``struct ps_record`` that each kind fills."""
 
@@ -48,6 +49,7 @@ ENUMS: dict[str, tuple[str, type[IntEnum | IntFlag]]] = {
     "ps_map_counter": ("PS_MAP_", wire.MapCounter),
     "ps_map_mode": ("PS_MODE_", wire.MapMode),
     "ps_map_outcome": ("PS_OUTCOME_", wire.MapOutcome),
+    "ps_breaker_state": ("PS_STATE_", wire.BreakerState),
     "ps_alloc_api": ("PS_ALLOC_", wire.AllocApi),
     "ps_run_state": ("PS_", wire.RunState),
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 import json
 import os
 import struct
@@ -19,14 +20,17 @@ from probes import PROBES
 from probes.errors import BackendUnavailable
 from probes.spec import Hook
 from probes.wire import PAYLOAD, Flag, Kind, RunState
-from tracer.backends import bcc
+from tracer.backends import Options, TargetPlan, bcc
 from tracer.backends.bcc import objects
 from tracer.backends.bcc.btf import PLACES
 from tracer.backends.bcc.cache import cache_directory
 from tracer.backends.bcc.clock import SchedulerClock
 from tracer.backends.bcc.load import LOADER, first_useful_line
+from tracer.backends.bcc.native_map import NativeMaps
 from tracer.backends.bcc.samples import SAMPLE, GilRanges, OpenWaits
 from tracer.backends.bcc.unit import PROBES_DIR, make_unit
+from tracer.native.profiles import load_all
+from tracer.target import Module, inspect
 
 # -- clock --------------------------------------------------------------------------
 
@@ -276,3 +280,28 @@ def test_a_damaged_unit_is_not_used_and_leaks_nothing(content: str, tmp_path: Pa
     before = set(os.listdir("/proc/self/fd"))
     assert objects.revive(path, make_unit([], {}, [])) is None
     assert set(os.listdir("/proc/self/fd")) == before
+
+
+def test_many_files_that_are_called_like_a_library_do_not_hold_up_the_loop(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A hostile program may map thousands; they are read a few at a time."""
+    seen: list[str] = []
+
+    def read(_self: NativeMaps, _process: Any, module: Module, *_: Any) -> list[Any]:
+        seen.append(module.path)
+        return []
+
+    monkeypatch.setattr(NativeMaps, "_library", read)
+    modules = tuple(
+        Module(f"/x/_cereggii{n}.so", "", 0, 0, device=1, inode=n, mtime_ns=0) for n in range(9)
+    )
+    target = dataclasses.replace(inspect(os.getpid()), modules=modules)
+    maps = NativeMaps(Options(native_profiles=load_all()), load_all(), multi=False)
+    maps.plan([TargetPlan(target)])
+    counts = []
+    for _ in range(4):
+        maps._introduce(os.getpid(), 0)
+        counts.append(len(seen))
+    assert counts == [4, 8, 9, 9]
+    assert len(set(seen)) == 9

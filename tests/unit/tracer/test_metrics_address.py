@@ -40,7 +40,8 @@ def test_what_others_can_reach_has_to_be_meant(text: str) -> None:
 def test_other_text_is_refused_with_a_hint(text: str) -> None:
     with pytest.raises(UsageError) as refused:
         resolved(text)
-    assert "PIDs go before '--metrics'" in refused.value.hint
+    assert "HOST:PORT" in refused.value.hint
+    assert ("PIDs go before '--metrics'" in refused.value.hint) == (text == "4711")
 
 
 def test_a_name_without_an_address() -> None:

@@ -6,12 +6,15 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, cast
 
+import pytest
+
 from collector.counters import Counters
 from collector.events import Event
 from collector.park import Park, Seen
 from probes.wire import Flag
+from tracer.triggers.around import Surroundings
 from tracer.triggers.config import Rule, command_line_rules
-from tracer.triggers.engine import MAX_PENDING, Surroundings, Triggers
+from tracer.triggers.engine import MAX_PENDING, Triggers
 from tracer.triggers.job import Job
 from tracer.triggers.runner import Runner
 
@@ -65,14 +68,17 @@ class Bench:
         self.said: list[Event] = []
         self.now_ns = 0
         self.stops: list[tuple[int, int]] = []
+        self.notes: list[str] = []
         rules = [_changed(rule, changes) for rule in command_line_rules(pairs)]
         around = Surroundings(
             park_of=lambda _pid, tid: self.parks.get(tid),
+            known_ns=lambda park: max(park.last_seen_ns, park.between_ns),
             gauges=lambda _pid: self.gauges,
             stem=lambda pid: f"/tmp/{pid}",
             long_park_ns=200 * MS,
             end_error_ns=MS,
             stopping=lambda pid, until_ns: self.stops.append((pid, until_ns)),
+            note=self.notes.append,
         )
         self.engine = Triggers(rules, cast("Runner", self.runner), around)
         self.hear(Event("attached", 0, pid=PID))
@@ -298,10 +304,58 @@ def test_the_end_of_a_session_says_what_is_left_undone() -> None:
     bench.cross(1, 1)
     bench.cross(2, 1)
     bench.runner.lost = True
-    bench.said += bench.engine.finish(2 * S)
+    bench.said += bench.engine.finish(2 * S, patient=False)
     assert bench.actions() == [
         ("failed", "the session ended before it was done", 1), ("skipped", "the session ended", 1),
     ]  # fmt: skip
+
+
+def test_a_session_that_ends_by_itself_has_the_rest_done_too() -> None:
+    bench = Bench(("park", "stack-dump"), cooldown_ns=0)
+    bench.cross(1, 1)
+    bench.cross(2, 1)
+
+    def take() -> list[dict[str, Any]]:
+        return [{"say": "done", "number": bench.runner.jobs[-1].number, "result": {}}]
+
+    bench.runner.take = take  # type: ignore[method-assign]
+    bench.said += bench.engine.finish(2 * S, patient=True)
+    assert bench.actions() == [("done", None, 1)] * 2
+
+
+def test_whoever_waits_at_the_end_is_told_for_what(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tracer.triggers.engine._UNSAID_S", 0.0)
+    monkeypatch.setattr("tracer.triggers.engine.FINISH_S", 0.1)
+    bench = Bench(("park", "stack-dump"))
+    bench.cross(1, 1)
+    bench.engine.finish(2 * S, patient=False)
+    assert bench.notes == ["stack-dump of on-1 is not done yet: 0 s at most, or Ctrl-C"]
+
+
+def test_a_worker_that_ends_while_nothing_is_done_is_replaced() -> None:
+    bench = Bench(("park", "stack-dump"))
+    for at_s in (10, 11, 16):  # not more often than every five seconds
+        bench.runner.lost = True
+        bench.tend(at_s)
+    assert bench.runner.restarts == 2
+    bench.cross(1, 20)
+    bench.done(20)
+    assert bench.actions() == [("done", None, 1)]
+
+
+def test_who_gets_the_number_of_a_process_that_has_ended_begins_anew() -> None:
+    bench = Bench(("park", "stack-dump"), ("rss > 1GB", "stack-dump"))
+    bench.gauges = {"rss": 2 * 10**9}
+    bench.cross(1, 1)
+    bench.done(1)
+    bench.said += bench.engine.on_health(Counters(), 2 * S)
+    bench.done(2)
+    bench.hear(Event("process_exit", 3 * S, pid=PID), Event("attached", 4 * S, pid=PID))
+    bench.said += bench.engine.on_health(Counters(), 5 * S)
+    bench.done(5)
+    bench.cross(2, 6)
+    bench.done(6)
+    assert bench.actions() == [("done", None, 1)] * 4
 
 
 def test_a_worker_that_takes_nothing_fails_what_it_should_do() -> None:

@@ -1,12 +1,14 @@
 """The maps of the native map programs: sites in, counts and open waits out.
 
 Layouts: ``probes/native_map/native_map.bpf.c``. Counters are read without being taken and
-only ever grow, so a hit in the middle of a reading is in the next one.
+only ever grow, so a hit in the middle of a reading is in the next one; one that has to make
+room is taken with what was counted last.
 """
 
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -21,7 +23,7 @@ MAX_WAITS = 8192
 MAX_RANGES = 16384
 MAX_COUNTS = 8192
 """Counters of all maps together: a map that is iterated over has some forty."""
-_NEARLY_FULL = MAX_COUNTS * 3 // 4
+_NEARLY_FULL, _FULL = MAX_COUNTS * 3 // 4, MAX_COUNTS * 7 // 8
 _WAIT_SIZE, _RANGE_KEY, _RANGE_SIZE = 40, 24, 24
 
 _KEY = np.dtype(
@@ -30,9 +32,11 @@ _KEY = np.dtype(
         ("outcome", "u1"), ("bucket", "u1"), ("pad", "<u4"),
     ]
 )  # fmt: skip
+_ZERO = (0, 0, 0)
 _VALUE = np.dtype([("count", "<u8"), ("total_ns", "<u8"), ("items", "<u8")])
-_QUIET_READINGS = 60
-"""Where there is hardly room left, counters that stood still for so many readings go."""
+_QUIET_READINGS, _QUIET_AT_ONCE = 60, 2
+"""Where there is hardly room left, counters that stood still for so many readings go; where
+there is none, sooner: a program may make a map for each request."""
 
 
 class MapMaps:
@@ -72,35 +76,42 @@ class MapMaps:
     def take_counts(self, now_ns: int) -> npt.NDArray[Any]:
         """What was counted since the last call, as MAP_COUNT records."""
         keys, sums = self._read()
-        news, rows = [], []
-        for n, key in enumerate(map(bytes, keys)):
-            total = sums[n]
-            before = self._seen.get(key, (0, 0, 0))
+        news: list[bytes] = []
+        rows: list[tuple[int, ...]] = []
+        for key, total in zip(map(bytes, keys), sums, strict=True):
+            before = self._seen.get(key, _ZERO)
             if total == before:
                 self._quiet[key] = self._quiet.get(key, 0) + 1
                 continue
             self._quiet.pop(key, None)
             self._seen[key] = total
-            news.append(n)
-            rows.append(tuple(now - then for now, then in zip(total, before, strict=True)))
+            news.append(key)
+            rows.append(_more(total, before))
         if len(keys) > _NEARLY_FULL:
-            self._make_room()
-        return _records(keys[news].reshape(-1).view(_KEY), rows, now_ns) if news else empty()
+            for key, row in self._make_room(_QUIET_AT_ONCE if len(keys) > _FULL else None):
+                news.append(key)
+                rows.append(row)
+        return _records(news, rows, now_ns) if news else empty()
 
     def _read(self) -> tuple[npt.NDArray[np.uint8], list[tuple[int, int, int]]]:
         """Keys and, summed over CPUs, values."""
-        cpus = syscalls.cpus()
+        size = _VALUE.itemsize * syscalls.cpus()
         keys, values = syscalls.map_items(
-            self._maps["ps_map_counts"], _KEY.itemsize, _VALUE.itemsize * cpus, MAX_COUNTS
+            self._maps["ps_map_counts"], _KEY.itemsize, size, MAX_COUNTS
         )
-        counts = values.reshape(-1).view(_VALUE).reshape(-1, cpus)
-        columns = [counts[name].sum(axis=1).tolist() for name in ("count", "total_ns", "items")]
-        return keys, list(zip(*columns, strict=True))
+        return keys, _sums(values.reshape(-1))
 
-    def _make_room(self) -> None:
-        """Let go of counters that stand still."""
-        for key in [key for key, quiet in self._quiet.items() if quiet >= _QUIET_READINGS]:
-            self._forget(key)
+    def _make_room(self, readings: int | None) -> Iterator[tuple[bytes, tuple[int, ...]]]:
+        """Let go of counters that stand still; what they counted since they were read."""
+        least = _QUIET_READINGS if readings is None else readings
+        size = _VALUE.itemsize * syscalls.cpus()
+        for key in [key for key, quiet in self._quiet.items() if quiet >= least]:
+            value = syscalls.map_lookup(self._maps["ps_map_counts"], key, size, take=True)
+            before = self._seen.pop(key, _ZERO)
+            del self._quiet[key]
+            (total,) = _sums(np.frombuffer(value, np.uint8)) if value is not None else (before,)
+            if total != before:
+                yield key, _more(total, before)
 
     def forget(self, pid: int) -> None:
         """A process is over: its counters were read, its maps are no more."""
@@ -114,7 +125,19 @@ class MapMaps:
         self._quiet.pop(key, None)
 
 
-def _records(keys: npt.NDArray[Any], rows: list[tuple[int, ...]], now_ns: int) -> npt.NDArray[Any]:
+def _sums(values: npt.NDArray[np.uint8]) -> list[tuple[int, int, int]]:
+    """Count, time and items, summed over CPUs, of each element's value."""
+    counts = values.view(_VALUE).reshape(-1, syscalls.cpus())
+    columns = [counts[name].sum(axis=1).tolist() for name in ("count", "total_ns", "items")]
+    return list(zip(*columns, strict=True))
+
+
+def _more(total: tuple[int, int, int], before: tuple[int, int, int]) -> tuple[int, ...]:
+    return tuple(now - then for now, then in zip(total, before, strict=True))
+
+
+def _records(names: list[bytes], rows: list[tuple[int, ...]], now_ns: int) -> npt.NDArray[Any]:
+    keys = np.frombuffer(b"".join(names), _KEY)
     records = np.zeros(len(keys), PAYLOAD[Kind.MAP_COUNT])
     records["kind"], records["ts_ns"] = Kind.MAP_COUNT, now_ns
     for name in ("map", "pid", "profile", "counter", "mode", "outcome", "bucket"):

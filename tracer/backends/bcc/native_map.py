@@ -35,6 +35,7 @@ from tracer.elf import Elf
 from tracer.governor import SECOND_NS, Group
 from tracer.native.profiles import Profile
 from tracer.native.sites import (
+    BREAKERS,
     COUNTS,
     RANGES,
     WAITS,
@@ -51,11 +52,13 @@ DRAIN_PERIOD_NS = SECOND_NS
 LOOK_PERIOD_NS = SECOND_NS
 LOOK_SHARE = 200
 """Looking for new libraries takes at most one part in so many of a core."""
+LOOK_LIBRARIES = 4
+"""So many are read at a time; a program that maps many files of such names waits, not the loop."""
 UNPRICED_PERIOD_NS = SECOND_NS // 4
 UNPRICED_NS = 5 * SECOND_NS
 """So long after the attach the prices have been measured (whether a long nop is cheap here),
 or will not be."""
-_GROUPS = (Group(COUNTS, 2), Group(RANGES, 4), Group(WAITS, 5))
+_GROUPS = (Group(COUNTS, 2), Group(RANGES, 4), Group(WAITS, 5), Group(BREAKERS, 6))
 
 _Key = tuple[str, int, int]  # profile, device, inode
 
@@ -231,14 +234,17 @@ class NativeMaps:
     def _introduce(self, pid: int, now_ns: int) -> list[Event]:
         """Attach to libraries of a process that were not known yet."""
         process = self._processes[pid]
+        new = [
+            (key, module, number)
+            for module in process.plan.target.modules
+            for number, profile in enumerate(self._profiles)
+            if (key := (profile.name, module.device, module.inode)) not in process.libraries
+            and profile.library.has_name(module.path)
+        ]
         events: list[Event] = []
-        for module in process.plan.target.modules:
-            for number, profile in enumerate(self._profiles):
-                key = (profile.name, module.device, module.inode)
-                if key in process.libraries or not profile.library.has_name(module.path):
-                    continue
-                process.libraries.add(key)
-                events += self._library(process, module, number, now_ns)
+        for key, module, number in new[:LOOK_LIBRARIES]:
+            process.libraries.add(key)
+            events += self._library(process, module, number, now_ns)
         return events
 
     def _library(self, process: _Process, module: Module, number: int, now_ns: int) -> list[Event]:

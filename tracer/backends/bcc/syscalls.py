@@ -21,7 +21,7 @@ from probes.errors import BackendUnavailable, ParkscopeError, PermissionDenied
 
 _SYS_BPF = 321
 _MAP_CREATE, _MAP_LOOKUP, _MAP_UPDATE, _MAP_DELETE = 0, 1, 2, 3
-_PROG_LOAD, _OBJ_GET_INFO_BY_FD = 5, 15
+_PROG_LOAD, _OBJ_GET_INFO_BY_FD, _MAP_LOOKUP_AND_DELETE = 5, 15, 21
 _RAW_TRACEPOINT_OPEN, _MAP_LOOKUP_BATCH, _MAP_LOOKUP_AND_DELETE_BATCH = 17, 24, 25
 _LINK_CREATE, _ITER_CREATE = 28, 33
 _MAP_TYPE_ARRAY = 2
@@ -212,13 +212,16 @@ def map_delete(fd: int, key: bytes) -> bool:
     return True
 
 
-def map_lookup(fd: int, key: bytes, size: int) -> bytes | None:
-    """One element's value (``size`` bytes; per-CPU maps: of all CPUs). Raises OSError."""
+def map_lookup(fd: int, key: bytes, size: int, *, take: bool = False) -> bytes | None:
+    """One element's value (``size`` bytes; per-CPU maps: of all CPUs). Raises OSError.
+
+    ``take`` deletes it in the same step (hash maps; Linux 5.14).
+    """
     name = ctypes.create_string_buffer(key, len(key))
     value = ctypes.create_string_buffer(size)
     try:
         _bpf(
-            _MAP_LOOKUP,
+            _MAP_LOOKUP_AND_DELETE if take else _MAP_LOOKUP,
             struct.pack("<IIQQQ", fd, 0, ctypes.addressof(name), ctypes.addressof(value), 0),
             (name, value),
         )

@@ -21,7 +21,7 @@ What: TypeAlias = Literal["items", "keys", "values"]
 Change: TypeAlias = tuple[int, Literal["store", "delete", "clear"], Any, Any]
 
 HAS_PROBES: bool
-"""Whether the USDT probes were compiled in (<sys/sdt.h> was there)."""
+"""Whether the USDT probes were compiled in: on x86-64 and aarch64."""
 
 def probe_breaker(map: Map[Any, Any], old: int, new: int, failures: int, samples: int, /) -> None:
     """Fire the USDT probe ``breaker``(map, old, new, failures, samples), and nothing else.
@@ -138,7 +138,7 @@ class Map(Generic[K, V]):
         """All changes after ``since_version``, in their order: (version, operation, key, value).
 
         Raises HistoryLostError when some of them are no longer in the bounded history
-        (``ConcurrentMap(history=N)``), ValueError for a version that is yet to come.
+        (``ConcurrentMap(history=N)``), ValueError for a version that there is not yet.
         """
 
     def stats(self) -> Stats: ...
@@ -225,7 +225,7 @@ class Exclusive:
 class RawMap:
     """For tests: the same table with integers instead of objects, used with the GIL released.
 
-    See ``concurrent_map.testing``.
+    tests/histories.py checks what it records.
     """
 
     def __init__(self, *, name: str | None = ..., shards: int = ...) -> None: ...
@@ -239,12 +239,33 @@ class RawMap:
         ``store`` and ``delete`` of 100 are such writes, the rest are loads.
         """
 
+    def gate(self, threads: int, pace: int, /) -> None:
+        """The next so many threads that record wait for each other before they begin.
+
+        From then on each yields its core after ``pace`` operations or items, operations in
+        their middle: so they overlap there where cores are few (0: never).
+        """
+
     def record(self, seed: int, operations: int, keys: int, /) -> list[tuple[int, ...]]:
         """Random operations with their times.
 
-        Each as (operation, key, argument, argument 2, result, began_ns, ended_ns).
+        Each as (operation, key, value, expected, result, began_ns, ended_ns, version).
         Operations: 0 load 1 store 2 load_or_store 3 load_and_delete 4 compare_and_swap
-        5 compare_and_delete. Values are unique; 0 is «not there».
+        5 compare_and_delete. Values are unique; 0 is «not there». ``version`` is that of its
+        change, 0 when it changed nothing.
+        """
+
+    def record_clear(self) -> tuple[int, int, int]:
+        """Delete everything: (version, began_ns, ended_ns)."""
+
+    def record_walks(self, mode: int, rounds: int, keys: int, /) -> list[tuple[Any, ...]]:
+        """Whole walks with what they gave; modes 0 weak 1 strict 2 snapshot 3 view.
+
+        Each as (mode, outcome, began_ns, begun_ns, ended_ns, before, after, version, items,
+        loads): ``begun_ns`` is when the view was open; ``before`` and ``after`` are versions
+        of the map, ``version`` is the view's. ``items`` are pairs of key and value, native
+        64-bit numbers; so are ``loads``, of keys 0 to ``keys``-1 from the view, each with
+        value 0 when it was not there. Outcomes: 0 complete 2 stale 3 no memory.
         """
 
     def walk(self, mode: int, rounds: int, /) -> tuple[int, int, int]:
@@ -259,7 +280,23 @@ class RawMap:
     def advance(self, group: RawCursors, /) -> tuple[int, int]:
         """Take steps until the end: (won, lost)."""
 
-class RawCursors:
-    """An atomic counter for RawMap.advance."""
+    def drain(self, group: RawCursors, /) -> tuple[int, int, bytes]:
+        """The same with what the steps hold: (won, lost, items as of ``record_walks``)."""
+    def race(
+        self, group: RawCursors, seed: int, pause: int, window: int, /
+    ) -> tuple[int, int, int, int, int, int]:
+        """The same, timed: (won, lost, left out, in_ns, clock_ns, elapsed_ns).
 
-    def __init__(self, steps: int, /) -> None: ...
+        Between two steps ``pause`` rounds of work are done, and ``window`` rounds between
+        reading the counter and the compare-and-swap: twice as many at most, at random.
+        ``in_ns``: the sum of the times from before the reading to after the swap, of which
+        reading the clock took ``clock_ns``. Attempts of more than 20 us are left out.
+        """
+
+class RawCursors:
+    """An atomic counter for RawMap.advance, or the steps of a snapshot of a RawMap."""
+
+    def __init__(self, steps: int | RawMap, /) -> None: ...
+    @property
+    def version(self) -> int:
+        """The snapshot's; 0 without one."""

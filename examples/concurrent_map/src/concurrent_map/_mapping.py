@@ -42,6 +42,11 @@ class _Values(ValuesView[V]):
         return self._mapping._walk("values")  # type: ignore[no-any-return]
 
 
+def _refuse(mapping: Any) -> Any:
+    name = type(mapping).__name__
+    raise TypeError(f"a {name} can be neither copied nor pickled; dict(it) can")
+
+
 class MapMethods(MutableMapping[K, V]):
     """MutableMapping by way of the atomic methods. Its iterators walk a snapshot."""
 
@@ -94,6 +99,10 @@ class MapMethods(MutableMapping[K, V]):
         """The value; ``default`` is stored first when the key is not there. Atomic."""
         return self.load_or_store(key, default)[0]
 
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        """A map belongs to its threads. Raises TypeError."""
+        return _refuse(self)
+
     def __repr__(self) -> str:
         """Type, name and size: a map may be too large to be written out."""
         name = getattr(self, "name", None)
@@ -104,6 +113,10 @@ class ViewMethods(Mapping[K, V]):
     """Mapping by way of ``load`` and ``iterate``."""
 
     __slots__ = ()
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        """A view belongs to its map. Raises TypeError."""
+        return _refuse(self)
 
     def _walk(self: Any, what: str) -> Any:
         return self.iterate(what)

@@ -39,6 +39,8 @@ def _pick(item: tuple[Any, Any], what: str) -> Any:
 class MapIterator:
     """See ``_core.pyi``."""
 
+    _running = False
+
     def __init__(self, owner: ConcurrentMap[Any, Any], items: Any, mode: str, what: str) -> None:
         if what not in {"items", "keys", "values"}:
             raise ValueError("what must be 'items', 'keys' or 'values'")
@@ -90,11 +92,13 @@ class MapIterator:
 class View(ViewMethods[K, V]):
     """A copy that says it is a picture."""
 
+    _table: dict[K, V] | None = None
+
     def __init__(self, owner: ConcurrentMap[K, V], *, view: bool = False) -> None:
         with owner._lock:
             self._map, self._view = owner, view
             self._version = owner._version
-            self._table: dict[K, V] | None = dict(owner._table)
+            self._table = dict(owner._table)
             owner._open += 1
 
     def _opened(self) -> dict[K, V]:
@@ -281,7 +285,7 @@ class ConcurrentMap(MapMethods[K, V]):
     def compare_and_swap(self, key: K, expected: V, value: V, /) -> bool:
         with self._lock:
             there = self._table.get(key, _ABSENT)
-            if there is not expected and (there is _ABSENT or there != expected):
+            if there is _ABSENT or not (there is expected or there == expected):
                 return False
             self._table[key] = value
             change = self._changed("store", key, value, 0)
@@ -291,7 +295,7 @@ class ConcurrentMap(MapMethods[K, V]):
     def compare_and_delete(self, key: K, expected: V, /) -> bool:
         with self._lock:
             there = self._table.get(key, _ABSENT)
-            if there is not expected and (there is _ABSENT or there != expected):
+            if there is _ABSENT or not (there is expected or there == expected):
                 return False
             del self._table[key]
             change = self._changed("delete", key, None, 1)
@@ -338,10 +342,12 @@ class ConcurrentMap(MapMethods[K, V]):
         self._callbacks = left
 
     def changes(self, since_version: int, /) -> list[Any]:
+        if not isinstance(since_version, int):
+            raise TypeError("since_version must be an int")
         with self._lock:
             missing = self._version - since_version
-            if missing < 0:
-                raise ValueError("since_version lies in the future")
+            if since_version < 0 or missing < 0:
+                raise ValueError("there is no such version yet")
             if missing > len(self._history):
                 raise HistoryLostError(f"the changes since {since_version} are not all kept")
             return list(self._history)[len(self._history) - missing :]

@@ -12,18 +12,19 @@ static size_t tags_of(uint32_t capacity)
     return (capacity + GROUP - 1) / GROUP * GROUP;
 }
 
-static size_t bytes_of(uint32_t capacity)
+static size_t head_of(uint32_t capacity)
 {
-    size_t head = (offsetof(cm_bucket, tag) + tags_of(capacity) + 7) / 8 * 8;
-    return (head + capacity * sizeof(cm_entry) + 63) / 64 * 64;
+    return (offsetof(cm_bucket, tag) + tags_of(capacity) + 7) / 8 * 8;
 }
 
-cm_bucket *cm_bucket_new(uint32_t shard, uint8_t depth, uint32_t capacity)
+static size_t bytes_of(uint32_t capacity)
 {
-    cm_bucket *bucket = aligned_alloc(64, bytes_of(capacity));
-    if (bucket == NULL)
-        return NULL;
-    size_t head = (offsetof(cm_bucket, tag) + tags_of(capacity) + 7) / 8 * 8;
+    return (head_of(capacity) + capacity * sizeof(cm_entry) + 63) / 64 * 64;
+}
+
+static cm_bucket *made(cm_bucket *bucket, uint32_t shard, uint8_t depth, uint32_t capacity)
+{
+    size_t head = head_of(capacity);
     memset(bucket, 0, head);
     bucket->entry = (cm_entry *)((char *)bucket + head);
     bucket->capacity = capacity;
@@ -31,6 +32,12 @@ cm_bucket *cm_bucket_new(uint32_t shard, uint8_t depth, uint32_t capacity)
     bucket->shard = shard;
     atomic_init(&bucket->owners, 1);
     return bucket;
+}
+
+cm_bucket *cm_bucket_new(uint32_t shard, uint8_t depth, uint32_t capacity)
+{
+    cm_bucket *bucket = aligned_alloc(64, bytes_of(capacity));
+    return bucket == NULL ? NULL : made(bucket, shard, depth, capacity);
 }
 
 size_t cm_bucket_bytes(const cm_bucket *bucket)
@@ -44,24 +51,138 @@ void cm_bucket_append(cm_bucket *bucket, const cm_entry *entry)
     bucket->entry[bucket->count++] = *entry;
 }
 
-/* A copy with references of its own. The objects lie all over the heap: their lines are
- * asked for before the first is touched, so that the misses overlap. */
-cm_bucket *cm_bucket_copy(const cm_map *map, const cm_bucket *bucket, uint32_t capacity)
+/* --- copies -------------------------------------------------------------------------
+ *
+ * Buckets that were copied one from the other make a chain, from the oldest, which only
+ * views and walks have, to the one in the live table. Each entry's two references belong to
+ * one of them, and those after it borrow them. What is borrowed lies at the same place in
+ * both: what has to move takes references of its own first.
+ *
+ *   overwrite, delete   the borrower forgets the loan: the value stays the lender's
+ *   the lender goes     what is lent becomes the borrower's, or a loan of the lender's own
+ *                       lender; all else that it has is let go
+ *   the borrower goes   nothing happens to what it has borrowed
+ *
+ * All this happens with the GIL in hand. */
+
+static int lends(const cm_map *map)
 {
-    cm_bucket *copy = cm_bucket_new(bucket->shard, bucket->depth, capacity);
+    return CM_LENDING && !map->raw;
+}
+
+/* A map of which one snapshot after the other is taken needs the same few buckets again
+ * and again, and malloc() takes as long for one of this size and alignment as its copy. */
+static cm_bucket *new_copy(cm_map *map, const cm_bucket *of)
+{
+    if (of->capacity == CM_FULL && map->spares > 0)
+        return made(map->spare[--map->spares], of->shard, of->depth, CM_FULL);
+    return cm_bucket_new(of->shard, of->depth, of->capacity);
+}
+
+static void give_back(cm_map *map, cm_bucket *bucket)
+{
+    if (lends(map) && bucket->capacity == CM_FULL && map->spares < CM_SPARES)
+        map->spare[map->spares++] = bucket;
+    else
+        free(bucket);
+}
+
+void cm_bucket_spares_free(cm_map *map)
+{
+    while (map->spares > 0)
+        free(map->spare[--map->spares]);
+}
+
+static void borrow(cm_bucket *copy, cm_bucket *from)
+{
+    uint32_t count = from->count;
+    memcpy(copy->tag, from->tag, count);
+    memcpy(copy->entry, from->entry, count * sizeof *copy->entry);
+    copy->count = count;
+    copy->borrowed = count == 64 ? ~UINT64_C(0) : (UINT64_C(1) << count) - 1;
+    copy->lender = from;
+    from->borrower = copy;
+}
+
+/* Have the entry's references be the bucket's. */
+void cm_bucket_own(const cm_map *map, cm_bucket *bucket, uint32_t at)
+{
+    if (!cm_borrowed(bucket, at))
+        return;
+    cm_keep(map, bucket->entry[at].key);
+    cm_keep(map, bucket->entry[at].value);
+    bucket->borrowed &= ~(UINT64_C(1) << at);
+}
+
+/* Take an entry out; its references, if it has any, are the caller's. */
+void cm_bucket_delete(const cm_map *map, cm_bucket *bucket, uint32_t at)
+{
+    uint32_t last = bucket->count - 1;
+    if (at != last)
+        cm_bucket_own(map, bucket, last);
+    if (cm_borrowed(bucket, at))
+        bucket->borrowed &= ~(UINT64_C(1) << at);
+    bucket->entry[at] = bucket->entry[last];
+    bucket->tag[at] = bucket->tag[last];
+    bucket->count = last;
+}
+
+/* The objects lie all over the heap: their lines are asked for before the first is touched,
+ * so that the misses overlap. */
+static void copy_with_references(const cm_map *map, cm_bucket *copy, const cm_bucket *from)
+{
+    if (!map->raw)
+        for (uint32_t i = 0; i < from->count; i++) {
+            __builtin_prefetch(from->entry[i].key, 1);
+            __builtin_prefetch(from->entry[i].value, 1);
+        }
+    for (uint32_t i = 0; i < from->count; i++) {
+        cm_keep(map, from->entry[i].key);
+        cm_keep(map, from->entry[i].value);
+        cm_bucket_append(copy, &from->entry[i]);
+    }
+}
+
+/* What is to take the bucket's place in the live table: it was not copied before. */
+cm_bucket *cm_bucket_copy(cm_map *map, cm_bucket *bucket)
+{
+    cm_bucket *copy = new_copy(map, bucket);
     if (copy == NULL)
         return NULL;
-    if (!map->raw)
-        for (uint32_t i = 0; i < bucket->count; i++) {
-            __builtin_prefetch(bucket->entry[i].key, 1);
-            __builtin_prefetch(bucket->entry[i].value, 1);
-        }
-    for (uint32_t i = 0; i < bucket->count; i++) {
-        cm_keep(map, bucket->entry[i].key);
-        cm_keep(map, bucket->entry[i].value);
-        cm_bucket_append(copy, &bucket->entry[i]);
-    }
+    if (lends(map) && bucket->capacity <= 64)
+        borrow(copy, bucket);
+    else
+        copy_with_references(map, copy, bucket);
     return copy;
+}
+
+/* Out of the chain. Which entries' references are left to the bucket, to be let go. */
+static uint64_t leave_chain(cm_bucket *bucket)
+{
+    cm_bucket *lender = bucket->lender, *borrower = bucket->borrower;
+    uint64_t own = ~bucket->borrowed;
+    if (lender != NULL)
+        lender->borrower = borrower;
+    if (borrower != NULL) {
+        uint64_t given = borrower->borrowed & own;
+        borrower->lender = lender;
+        borrower->borrowed &= ~given;
+        own &= ~given;
+    }
+    return own;
+}
+
+/* For a bucket whose entries have found references of their own. */
+void cm_bucket_leave_lender(cm_bucket *bucket)
+{
+    if (bucket->lender != NULL)
+        bucket->lender->borrower = NULL;
+}
+
+static void let_go(cm_map *map, const cm_entry *entry)
+{
+    cm_let_go(map, entry->key);
+    cm_let_go(map, entry->value);
 }
 
 /* Nobody owns it any more. Runs foreign code: never under a lock. */
@@ -71,11 +192,14 @@ void cm_bucket_dispose(cm_map *map, cm_bucket *bucket)
         atomic_fetch_sub(&map->counts.kept_bytes, cm_bucket_bytes(bucket));
         atomic_fetch_sub(&map->counts.kept_entries, bucket->count);
     }
-    for (uint32_t i = 0; i < bucket->count; i++) {
-        cm_let_go(map, bucket->entry[i].key);
-        cm_let_go(map, bucket->entry[i].value);
-    }
-    free(bucket);
+    uint64_t own = leave_chain(bucket);
+    if (bucket->count < 64)
+        own &= (UINT64_C(1) << bucket->count) - 1;
+    for (; own != 0; own &= own - 1)
+        let_go(map, &bucket->entry[__builtin_ctzll(own)]);
+    for (uint32_t i = 64; i < bucket->count; i++)
+        let_go(map, &bucket->entry[i]);
+    give_back(map, bucket);
 }
 
 /* One owner less. Runs foreign code with the last one. */

@@ -49,6 +49,7 @@ void cm_map_free(cm_map *map)
         if (map->shard[i].dir != NULL)
             cm_dir_release(map, map->shard[i].dir);
     forget_history(map);
+    cm_bucket_spares_free(map);
     free(map->history);
     free(map->shard);
     free(map);

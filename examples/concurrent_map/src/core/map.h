@@ -20,6 +20,11 @@
  * it, so that nobody changes it. `retired` says that a bucket has left the live table, by a
  * split, by a copy, by clear().
  *
+ * A copy of a bucket does not take references to what it copies: it borrows them of the
+ * bucket that it was copied from, which is there for as long as somebody can read it, and
+ * hands them over when it goes (bucket.c). So a copy costs a memcpy, and what the two still
+ * share when the view is closed costs nothing either.
+ *
  * Objects are kept (cm_keep) under the lock and let go (cm_garbage) after it, because that
  * may run foreign code. Nothing under a lock can wait, fail but for want of memory, or
  * call back.
@@ -41,12 +46,22 @@ enum {
     CM_SMALLEST = 8,      /* entries of a shard's first bucket */
     CM_FULL = 64,         /* a bucket of this many is split rather than enlarged */
     CM_MAX_SHARDS = 1024, /* 2^10 */
+    CM_SPARES = 32,       /* buckets that a map keeps for the next copies */
     CM_MAX_DEPTH = 28,    /* of a directory; beyond it buckets grow */
     CM_ABSENT = -1,
     CM_ASK = -2,    /* only foreign code can compare: see cm_query.ask */
     CM_FAILED = -3, /* no memory, or a signal handler raised: nothing is locked */
     CM_STALE = -4,
 };
+
+/* Lending needs somebody who sees to it that nobody else changes the two: the GIL. */
+#ifndef CM_LENDING
+#if defined(CM_STANDALONE) || defined(Py_GIL_DISABLED)
+#define CM_LENDING 0
+#else
+#define CM_LENDING 1
+#endif
+#endif
 
 enum cm_mode { CM_WEAK, CM_STRICT, CM_SNAPSHOT, CM_VIEW, CM_CURSOR, CM_MODES };
 enum cm_outcome { CM_COMPLETE, CM_STOPPED, CM_WAS_STALE, CM_ERROR, CM_OUTCOMES };
@@ -64,8 +79,10 @@ typedef struct cm_bucket {
     _Atomic uint8_t retired;
     uint8_t kept; /* counted in cm_counts.kept_bytes */
     uint32_t shard;
-    uint32_t mark;   /* the last traversal of the garbage collector that came by */
-    cm_entry *entry; /* behind the tags, in the same piece of memory */
+    uint32_t mark; /* the last traversal of the garbage collector that came by */
+    struct cm_bucket *lender, *borrower; /* see bucket.c */
+    uint64_t borrowed; /* a bit for each entry whose references are the lender's */
+    cm_entry *entry;   /* behind the tags, in the same piece of memory */
     uint8_t tag[];
 } cm_bucket;
 
@@ -118,6 +135,8 @@ typedef struct cm_map {
     cm_view *views;
     _Atomic uint64_t range_ids;
     uint32_t mark;
+    uint32_t spares; /* as all of lending: with the GIL in hand */
+    cm_bucket *spare[CM_SPARES];
     uint64_t history_size;
     cm_change *history;             /* a ring: version % history_size */
     struct cm_map *previous, *next; /* all maps of the process, for fork */
@@ -216,6 +235,12 @@ static inline void cm_retried(cm_map *map, uint32_t shard, int what)
     CM_PROBE3(retry, map->self, shard, what);
 }
 
+/* Whether the references of the entry are another bucket's. */
+static inline int cm_borrowed(const cm_bucket *bucket, uint32_t at)
+{
+    return CM_UNLIKELY(bucket->borrowed != 0) && (bucket->borrowed >> at & 1);
+}
+
 /* --- lock.c -------------------------------------------------------------------- */
 
 int cm_enter_contended(cm_map *map, cm_shard *shard);
@@ -247,9 +272,13 @@ static inline void cm_leave(cm_map *map, cm_shard *shard)
 
 cm_bucket *cm_bucket_new(uint32_t shard, uint8_t depth, uint32_t capacity);
 size_t cm_bucket_bytes(const cm_bucket *bucket);
-cm_bucket *cm_bucket_copy(const cm_map *map, const cm_bucket *bucket, uint32_t capacity);
+cm_bucket *cm_bucket_copy(cm_map *map, cm_bucket *bucket);
 void cm_bucket_append(cm_bucket *bucket, const cm_entry *entry);
+void cm_bucket_delete(const cm_map *map, cm_bucket *bucket, uint32_t at);
+void cm_bucket_own(const cm_map *map, cm_bucket *bucket, uint32_t at);
+void cm_bucket_leave_lender(cm_bucket *bucket);
 void cm_bucket_disown(cm_map *map, cm_bucket *bucket);
+void cm_bucket_spares_free(cm_map *map);
 void cm_bucket_dispose(cm_map *map, cm_bucket *bucket);
 int cm_find(const cm_map *map, const cm_bucket *bucket, cm_query *query);
 
@@ -284,6 +313,8 @@ int64_t cm_changes(cm_map *map, uint64_t since, cm_change *into, uint64_t room);
 
 cm_view *cm_view_open(cm_map *map);
 void cm_view_release(cm_view *view);
+uint64_t cm_view_steps(const cm_view *view);
+const cm_bucket *cm_view_step(const cm_view *view, uint64_t step);
 
 /* --- walk.c ----------------------------------------------------------------------- */
 

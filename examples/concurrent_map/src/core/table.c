@@ -147,7 +147,7 @@ static cm_bucket *own_bucket(cm_map *map, cm_shard *shard, uint64_t hash, cm_gar
     cm_bucket *old = cm_bucket_of(map, dir, hash);
     if (CM_LIKELY(!shared_bucket(old)))
         return old;
-    cm_bucket *copy = cm_bucket_copy(map, old, old->capacity);
+    cm_bucket *copy = cm_bucket_copy(map, old);
     if (copy == NULL)
         return NULL;
     stand(dir, copy, first_slot(map, dir, old, hash));
@@ -172,7 +172,7 @@ static void hand_over(cm_map *map, cm_shard *shard, cm_bucket *old, cm_bucket *l
         cm_entry *entry = &old->entry[i];
         int upper = cm_leading(entry->hash << map->shard_bits, old->depth + 1u) & 1;
         cm_bucket_append(high != NULL && upper ? high : low, entry);
-        if (shared) {
+        if (shared || cm_borrowed(old, i)) {
             cm_keep(map, entry->key);
             cm_keep(map, entry->value);
         }
@@ -185,6 +185,7 @@ static void hand_over(cm_map *map, cm_shard *shard, cm_bucket *old, cm_bucket *l
         leave_shared(map, shard, old, garbage);
     } else {
         retire(map, shard, old);
+        cm_bucket_leave_lender(old);
         free(old);
     }
 }
@@ -272,6 +273,7 @@ uint64_t cm_put(cm_map *map, cm_shard *shard, const cm_query *query, int at, voi
         if (bucket == NULL)
             return 0;
         cm_entry *entry = &bucket->entry[at];
+        cm_bucket_own(map, bucket, (uint32_t)at);
         cm_keep(map, value);
         cm_discard(garbage, entry->value);
         entry->value = value;
@@ -294,14 +296,15 @@ uint64_t cm_remove(cm_map *map, cm_shard *shard, uint64_t hash, int at, cm_garba
     if (bucket == NULL)
         return 0;
     cm_entry gone = bucket->entry[at];
-    bucket->count--;
-    bucket->entry[at] = bucket->entry[bucket->count];
-    bucket->tag[at] = bucket->tag[bucket->count];
+    int borrowed = cm_borrowed(bucket, (uint32_t)at);
+    cm_bucket_delete(map, bucket, (uint32_t)at);
     atomic_store_explicit(&shard->entries, cm_read(&shard->entries) - 1, memory_order_relaxed);
     structure_changed(map, shard);
     uint64_t version = cm_changed(map, CM_DELETE, gone.key, NULL, garbage);
-    cm_discard(garbage, gone.key);
-    cm_discard(garbage, gone.value);
+    if (!borrowed) {
+        cm_discard(garbage, gone.key);
+        cm_discard(garbage, gone.value);
+    }
     return version;
 }
 

@@ -62,3 +62,27 @@ void cm_view_release(cm_view *view)
         cm_dir_release(map, view->dir[i]);
     free(view);
 }
+
+/* --- steps ------------------------------------------------------------------------------ */
+
+/* A view is cut into one step for each slot of its directories. */
+uint64_t cm_view_steps(const cm_view *view)
+{
+    uint64_t steps = 0;
+    for (uint32_t i = 0; i < view->map->shards; i++)
+        steps += UINT64_C(1) << view->dir[i]->depth;
+    return steps;
+}
+
+/* The bucket that begins at the step, or NULL: one that stands in several slots belongs to
+ * the first of them, so that the others are empty. */
+const cm_bucket *cm_view_step(const cm_view *view, uint64_t step)
+{
+    uint32_t shard = 0;
+    for (uint64_t slots; step >= (slots = UINT64_C(1) << view->dir[shard]->depth); shard++)
+        step -= slots;
+    const cm_dir *dir = view->dir[shard];
+    const cm_bucket *bucket = dir->slot[step];
+    uint64_t span = UINT64_C(1) << (dir->depth - bucket->depth);
+    return (step & (span - 1)) == 0 ? bucket : NULL;
+}

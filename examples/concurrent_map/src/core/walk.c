@@ -73,6 +73,14 @@ static void leave_bucket(cm_walk *walk)
         cm_bucket_disown(walk->map, bucket);
 }
 
+static void done_with_bucket(cm_walk *walk)
+{
+    cm_bucket *done = walk->bucket;
+    if (atomic_load_explicit(&done->retired, memory_order_acquire))
+        met_stale(walk, done->shard, done);
+    leave_bucket(walk);
+}
+
 /* Take down the objects of the bucket that probably comes next. */
 static void look_ahead(cm_walk *walk, const cm_dir *dir)
 {
@@ -127,23 +135,32 @@ static int take_next(cm_walk *walk, const cm_shard *shard)
     return 1;
 }
 
+/* Who waits for a shard gives up the GIL, and who leaves a bucket runs foreign code: then
+ * another thread that shares the walk may go on with it, or end it. Hence all is looked at
+ * anew after each. */
 static int next_live(cm_walk *walk)
 {
-    cm_bucket *done = walk->bucket;
-    if (done != NULL && atomic_load_explicit(&done->retired, memory_order_acquire))
-        met_stale(walk, done->shard, done);
-    leave_bucket(walk);
-    while (walk->shard < walk->map->shards) {
-        cm_shard *shard = &walk->map->shard[walk->shard];
+    while (!walk->ended) {
+        if (walk->bucket != NULL && walk->at < walk->bucket->count)
+            return 1;
+        if (walk->bucket != NULL) {
+            done_with_bucket(walk);
+            continue;
+        }
+        uint32_t number = walk->shard;
+        if (number == walk->map->shards)
+            /* Unchanged up to here: what was handed out is the map as it was all the time. */
+            return walk->mode == CM_STRICT && !cm_walk_valid(walk) ? fail_stale(walk) : 0;
+        cm_shard *shard = &walk->map->shard[number];
         if (cm_enter(walk->map, shard) < 0)
             return CM_FAILED;
-        int got = take_next(walk, shard);
+        int unchanged = walk->shard == number && walk->bucket == NULL && !walk->ended;
+        int got = unchanged ? take_next(walk, shard) : 0;
         cm_leave(walk->map, shard);
-        if (got != 0)
-            return got == CM_STALE ? fail_stale(walk) : got;
+        if (got == CM_STALE)
+            return fail_stale(walk);
     }
-    /* Unchanged up to here: what was handed out is the map as it was all the time. */
-    return walk->mode == CM_STRICT && !cm_walk_valid(walk) ? fail_stale(walk) : 0;
+    return 0;
 }
 
 /* A view's buckets do not change: no lock, no owner. */

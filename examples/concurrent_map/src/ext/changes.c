@@ -86,11 +86,17 @@ static PyObject *lost(MapObject *self, uint64_t since)
                         (unsigned long long)cm_read(&self->map->version));
 }
 
+static PyObject *no_version(void)
+{
+    PyErr_SetString(PyExc_ValueError, "there is no such version yet");
+    return NULL;
+}
+
 PyObject *cmap_changes(MapObject *self, PyObject *since)
 {
     unsigned long long from = PyLong_AsUnsignedLongLong(since);
     if (from == (unsigned long long)-1 && PyErr_Occurred())
-        return NULL;
+        return PyErr_ExceptionMatches(PyExc_OverflowError) ? no_version() : NULL;
     for (;;) { /* more may come between the look and the copy */
         uint64_t version = cm_read(&self->map->version);
         uint64_t room = version > from ? version - from : 0;
@@ -106,9 +112,7 @@ PyObject *cmap_changes(MapObject *self, PyObject *since)
             return list;
         if (count == CM_STALE)
             return lost(self, from);
-        if (count == CM_ABSENT) {
-            PyErr_SetString(PyExc_ValueError, "since_version lies in the future");
-            return NULL;
-        }
+        if (count == CM_ABSENT)
+            return no_version();
     }
 }

@@ -1,6 +1,4 @@
-/* CursorGroup: a view cut into steps, one for each slot of its directories, that are handed
- * out by compare-and-swap on one counter. A bucket that stands in several slots belongs to
- * the first of them, so that the others are empty. */
+/* CursorGroup: a view cut into steps that are handed out by compare-and-swap on one counter. */
 #include "module.h"
 
 typedef struct {
@@ -33,8 +31,7 @@ static PyObject *cursors_new(PyTypeObject *type, PyObject *args, PyObject *kwarg
         Py_DECREF(self);
         return NULL;
     }
-    for (uint32_t i = 0; i < core->shards; i++)
-        self->steps += UINT64_C(1) << self->view->dir[i]->depth;
+    self->steps = cm_view_steps(self->view);
     self->id = atomic_fetch_add(&core->range_ids, 1) + 1;
     self->ended = 0;
     cm_range_begun(core, CM_CURSOR, self->id);
@@ -47,18 +44,6 @@ static void finish(Cursors *self, int outcome)
         return;
     self->ended = 1;
     cm_range_ended(self->map->map, CM_CURSOR, self->id, outcome, cm_read(&self->items));
-}
-
-/* The bucket that begins at the step, or NULL. */
-static const cm_bucket *bucket_of(const cm_view *view, uint64_t step)
-{
-    uint32_t shard = 0;
-    for (uint64_t slots; step >= (slots = UINT64_C(1) << view->dir[shard]->depth); shard++)
-        step -= slots;
-    const cm_dir *dir = view->dir[shard];
-    const cm_bucket *bucket = dir->slot[step];
-    uint64_t span = UINT64_C(1) << (dir->depth - bucket->depth);
-    return (step & (span - 1)) == 0 ? bucket : NULL;
 }
 
 static PyObject *items_of(const cm_bucket *bucket)
@@ -101,7 +86,7 @@ static PyObject *cursors_try_advance(Cursors *self, PyObject *step)
     /* Making the list may start the collector, and it foreign code: keep the view. */
     cm_view *view = self->view;
     atomic_fetch_add_explicit(&view->refs, 1, memory_order_relaxed);
-    PyObject *list = items_of(bucket_of(view, expected));
+    PyObject *list = items_of(cm_view_step(view, expected));
     cm_view_release(view);
     if (list != NULL)
         cm_count(&self->items, (uint64_t)PyList_GET_SIZE(list));

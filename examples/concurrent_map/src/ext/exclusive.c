@@ -53,13 +53,13 @@ static int exclusive_traverse(Exclusive *self, visitproc visit, void *arg)
     return 0;
 }
 
+/* The map stays, as in a view: it breaks the cycles that it is in. */
 static int exclusive_clear(Exclusive *self)
 {
     while (self->map != NULL && is_mine(self)) { /* entered, and forgotten */
         self->entered--;
         cm_leave(self->map->map, self->shard);
     }
-    Py_CLEAR(self->map);
     return 0;
 }
 
@@ -68,6 +68,7 @@ static void exclusive_dealloc(Exclusive *self)
     PyTypeObject *type = Py_TYPE(self);
     PyObject_GC_UnTrack(self);
     exclusive_clear(self);
+    Py_CLEAR(self->map);
     type->tp_free(self);
     Py_DECREF(type);
 }

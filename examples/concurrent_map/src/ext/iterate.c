@@ -106,6 +106,16 @@ static int is_container(PyObject *object)
     return PyType_HasFeature(Py_TYPE(object), Py_TPFLAGS_HAVE_GC);
 }
 
+/* What the pair remembers is of the items that it had (CPython 3.14, cpython/tupleobject.h). */
+static inline void forget_hash(PyObject *tuple)
+{
+#if PY_VERSION_HEX >= 0x030e0000
+    ((PyTupleObject *)tuple)->ob_hash = -1;
+#else
+    (void)tuple;
+#endif
+}
+
 /* As dict's iterator does: the pair is used again while nobody else has it. The garbage
  * collector may have ceased to track it, for what it held then (bpo-42536). */
 static PyObject *pair(Iterator *self, PyObject *key, PyObject *value)
@@ -116,6 +126,7 @@ static PyObject *pair(Iterator *self, PyObject *key, PyObject *value)
         PyObject *old_key = PyTuple_GET_ITEM(tuple, 0), *old_value = PyTuple_GET_ITEM(tuple, 1);
         PyTuple_SET_ITEM(tuple, 0, key);
         PyTuple_SET_ITEM(tuple, 1, value);
+        forget_hash(tuple);
         Py_INCREF(tuple);
         if ((is_container(key) || is_container(value)) && !PyObject_GC_IsTracked(tuple))
             PyObject_GC_Track(tuple);
@@ -182,6 +193,8 @@ static int iterator_traverse(Iterator *self, visitproc visit, void *arg)
     if (bucket == NULL || !bucket->retired || bucket->owners != 1)
         return 0;
     for (uint32_t i = 0; i < bucket->count; i++) {
+        if (cm_borrowed(bucket, i))
+            continue;
         Py_VISIT((PyObject *)bucket->entry[i].key);
         Py_VISIT((PyObject *)bucket->entry[i].value);
     }

@@ -24,17 +24,17 @@ MapObject *cmap_map_new(PyTypeObject *type, PyObject *name, Py_ssize_t shards,
         return NULL;
     while (shards & (shards - 1))
         shards += shards & -shards; /* up to the next power of two */
-    self->name = Py_NewRef(name);
+    /* Of a subclass of str, which could refer to anything, the text. */
+    self->name = name == Py_None ? Py_NewRef(name) : PyUnicode_FromObject(name);
     self->shards = (uint64_t)shards;
     self->state = state;
     self->map = cm_map_new(self, raw, (uint32_t)shards, (uint64_t)history);
-    if (self->map == NULL) {
-        Py_DECREF(self);
-        PyErr_NoMemory();
-        return NULL;
-    }
-    if (!raw)
+    if (self->map != NULL && !raw)
         cmap_list_add(self->map);
+    if (self->map == NULL || self->name == NULL) {
+        Py_DECREF(self);
+        return PyErr_Occurred() ? NULL : (MapObject *)PyErr_NoMemory();
+    }
     return self;
 }
 
@@ -75,6 +75,14 @@ static int store_pair(MapObject *self, PyObject *item)
     return done;
 }
 
+static int store_value_of(MapObject *self, PyObject *mapping, PyObject *key)
+{
+    PyObject *value = PyObject_GetItem(mapping, key);
+    int done = value == NULL ? -1 : cmap_assign(self, key, value);
+    Py_XDECREF(value);
+    return done;
+}
+
 static int map_init(MapObject *self, PyObject *args, PyObject *kwargs)
 {
     PyObject *items, *name;
@@ -83,15 +91,15 @@ static int map_init(MapObject *self, PyObject *args, PyObject *kwargs)
         return -1;
     if (items == NULL)
         return 0;
-    PyObject *source = PyObject_HasAttrString(items, "keys") ? PyMapping_Items(items)
-                                                             : Py_NewRef(items);
+    int is_mapping = PyObject_HasAttrString(items, "keys");
+    PyObject *source = is_mapping ? PyMapping_Keys(items) : Py_NewRef(items);
     PyObject *iterator = source == NULL ? NULL : PyObject_GetIter(source);
     Py_XDECREF(source);
     if (iterator == NULL)
         return -1;
     int done = 0;
     for (PyObject *item; done == 0 && (item = PyIter_Next(iterator)) != NULL; Py_DECREF(item))
-        done = store_pair(self, item);
+        done = is_mapping ? store_value_of(self, items, item) : store_pair(self, item);
     Py_DECREF(iterator);
     return done < 0 || PyErr_Occurred() ? -1 : 0;
 }
@@ -112,6 +120,8 @@ static int visit_dir(cm_map *map, const cm_dir *dir, int shared, visitproc visit
             continue;
         bucket->mark = map->mark;
         for (uint32_t at = 0; at < bucket->count; at++) {
+            if (cm_borrowed(bucket, at))
+                continue;
             Py_VISIT((PyObject *)bucket->entry[at].key);
             Py_VISIT((PyObject *)bucket->entry[at].value);
         }
@@ -157,6 +167,7 @@ static void map_dealloc(MapObject *self)
 {
     PyTypeObject *type = Py_TYPE(self);
     PyObject_GC_UnTrack(self);
+    Py_TRASHCAN_BEGIN(self, map_dealloc) /* maps in maps, as deep as one likes */
     cm_map *map = self->map;
     self->map = NULL;
     Py_CLEAR(self->callbacks);
@@ -167,6 +178,7 @@ static void map_dealloc(MapObject *self)
     Py_CLEAR(self->name);
     type->tp_free(self);
     Py_DECREF(type);
+    Py_TRASHCAN_END
 }
 
 /* --- slots ---------------------------------------------------------------------------- */

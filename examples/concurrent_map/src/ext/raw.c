@@ -1,48 +1,14 @@
 /* For tests: RawMap is the same table with integers instead of objects, so that C loops can
  * use it with the GIL released and threads really overlap. Integers stand as themselves in
  * the places of the pointers; each value carries its key, so that walkers can tell. */
-#include "module.h"
+#include "raw.h"
 
-#include <stddef.h>
+#include <sched.h>
 #include <structmember.h>
-#include <time.h>
 
-typedef struct {
-    PyObject_HEAD
-    uint64_t steps;
-    _Atomic uint64_t next;
-} RawCursors;
-
-static inline void *word(uint64_t number)
-{
-    return (void *)(uintptr_t)number;
-}
-
-static inline uint64_t number_of(const void *pointer)
-{
-    return (uint64_t)(uintptr_t)pointer;
-}
-
-/* xorshift64*: Vigna, "An experimental exploration of Marsaglia's xorshift generators". */
-static uint64_t dice(uint64_t *state)
-{
-    *state ^= *state >> 12;
-    *state ^= *state << 25;
-    *state ^= *state >> 27;
-    return *state * UINT64_C(2685821657736338717);
-}
-
-static uint64_t now_ns(void)
-{
-    struct timespec time;
-    clock_gettime(CLOCK_MONOTONIC, &time);
-    return (uint64_t)time.tv_sec * 1000000000u + (uint64_t)time.tv_nsec;
-}
-
-/* Keys are stored raised by one: 0 is «not there». */
 static int raw_enter(cm_map *map, uint64_t key, cmap_place *place)
 {
-    place->query = (cm_query){.hash = cm_mix(key + 1), .key = word(key + 1)};
+    place->query = cmap_raw_query(key);
     place->shard = cm_shard_of(map, place->query.hash);
     cm_enter(map, place->shard); /* a raw map's waits do not fail */
     place->bucket = cm_bucket_of(map, place->shard->dir, place->query.hash);
@@ -51,31 +17,26 @@ static int raw_enter(cm_map *map, uint64_t key, cmap_place *place)
 
 static uint64_t raw_value(const cmap_place *place, int at)
 {
-    return at >= 0 ? number_of(place->bucket->entry[at].value) : 0;
+    return at >= 0 ? cmap_number_of(place->bucket->entry[at].value) : 0;
 }
 
-static void raw_put(cm_map *map, cmap_place *place, int at, uint64_t value, cm_garbage *garbage)
-{
-    cm_put(map, place->shard, &place->query, at, word(value), garbage);
-}
-
-enum { LOAD, STORE, LOAD_OR_STORE, LOAD_AND_DELETE, SWAP, COMPARE_AND_DELETE, OPERATIONS };
-
-/* One operation; values are not 0. What it found (0: nothing), or whether it was done. */
-static uint64_t perform(cm_map *map, int operation, uint64_t key, uint64_t value,
-                        uint64_t expected)
+uint64_t cmap_raw_perform(cm_map *map, int operation, uint64_t key, uint64_t value,
+                          uint64_t expected, int linger, uint64_t *version)
 {
     cm_garbage garbage = {0};
     cmap_place place;
     int at = raw_enter(map, key, &place);
     uint64_t there = raw_value(&place, at), result = there;
     int matches = there != 0 && there == expected;
+    if (linger)
+        sched_yield();
+    *version = 0;
     if (operation == STORE || (operation == LOAD_OR_STORE && there == 0) ||
         (operation == SWAP && matches))
-        raw_put(map, &place, at, value, &garbage);
+        *version = cm_put(map, place.shard, &place.query, at, cmap_word(value), &garbage);
     if ((operation == LOAD_AND_DELETE && there != 0) ||
         (operation == COMPARE_AND_DELETE && matches))
-        cm_remove(map, place.shard, place.query.hash, at, &garbage);
+        *version = cm_remove(map, place.shard, place.query.hash, at, &garbage);
     if (operation == SWAP || operation == COMPARE_AND_DELETE)
         result = (uint64_t)matches;
     if (operation == STORE)
@@ -85,86 +46,22 @@ static uint64_t perform(cm_map *map, int operation, uint64_t key, uint64_t value
     return result;
 }
 
-/* Key in the lower half, a number of its own in the upper one. */
-static uint64_t value_for(uint64_t key, uint64_t serial)
-{
-    return serial << 32 | (key + 1);
-}
-
 static PyObject *raw_churn(MapObject *self, PyObject *args)
 {
     unsigned long long seed, operations, keys, store, erase, found = 0;
     if (!PyArg_ParseTuple(args, "KKKKK:churn", &seed, &operations, &keys, &store, &erase))
         return NULL;
     Py_BEGIN_ALLOW_THREADS
-    uint64_t state = seed * 2 + 1;
+    uint64_t state = seed * 2 + 1, version;
     for (uint64_t i = 1; i <= operations; i++) {
-        uint64_t key = (dice(&state) >> 16) % keys, roll = (dice(&state) >> 16) % 100;
+        uint64_t key = (cmap_dice(&state) >> 16) % keys, roll = (cmap_dice(&state) >> 16) % 100;
         int operation = roll < store ? STORE : roll < store + erase ? LOAD_AND_DELETE : LOAD;
-        uint64_t got = perform(self->map, operation, key, value_for(key, i), 0);
+        uint64_t got = cmap_raw_perform(self->map, operation, key, cmap_value_for(key, i), 0,
+                                        0, &version);
         found += operation == LOAD && got != 0;
     }
     Py_END_ALLOW_THREADS
     return PyLong_FromUnsignedLongLong(found);
-}
-
-typedef struct {
-    uint64_t operation, key, value, expected, result, began, ended;
-} Step;
-
-static void record(cm_map *map, uint64_t seed, Step *steps, uint64_t count, uint64_t keys,
-                   uint64_t *seen)
-{
-    uint64_t state = seed * 2 + 1;
-    for (uint64_t i = 0; i < count; i++) {
-        Step *step = &steps[i];
-        step->operation = (dice(&state) >> 16) % OPERATIONS;
-        step->key = (dice(&state) >> 16) % keys;
-        step->value = value_for(step->key, seed << 24 | (i + 1));
-        step->expected = seen[step->key] != 0 ? seen[step->key] : step->value;
-        step->began = now_ns();
-        step->result = perform(map, (int)step->operation, step->key, step->value,
-                               step->expected);
-        step->ended = now_ns();
-        if (step->operation <= LOAD_OR_STORE && step->operation != STORE && step->result != 0)
-            seen[step->key] = step->result;
-    }
-}
-
-static PyObject *listed(const Step *steps, uint64_t count)
-{
-    PyObject *list = PyList_New((Py_ssize_t)count);
-    for (uint64_t i = 0; list != NULL && i < count; i++) {
-        const Step *s = &steps[i];
-        PyObject *tuple = Py_BuildValue("(KKKKKKK)", s->operation, s->key, s->value, s->expected,
-                                        s->result, s->began, s->ended);
-        if (tuple == NULL)
-            Py_CLEAR(list);
-        else
-            PyList_SET_ITEM(list, (Py_ssize_t)i, tuple);
-    }
-    return list;
-}
-
-static PyObject *raw_record(MapObject *self, PyObject *args)
-{
-    unsigned long long seed, operations, keys;
-    if (!PyArg_ParseTuple(args, "KKK:record", &seed, &operations, &keys))
-        return NULL;
-    Step *steps = PyMem_RawCalloc(operations + 1, sizeof *steps);
-    uint64_t *seen = PyMem_RawCalloc(keys + 1, sizeof *seen);
-    PyObject *list = NULL;
-    if (steps == NULL || seen == NULL) {
-        PyErr_NoMemory();
-    } else {
-        Py_BEGIN_ALLOW_THREADS
-        record(self->map, seed, steps, operations, keys, seen);
-        Py_END_ALLOW_THREADS
-        list = listed(steps, operations);
-    }
-    PyMem_RawFree(seen);
-    PyMem_RawFree(steps);
-    return list;
 }
 
 /* One whole range; its outcome, or -1 when an entry was not one that anybody stored. */
@@ -179,8 +76,8 @@ static int walk_once(cm_map *map, int mode, uint64_t *items)
     while ((got = cm_walk_next(&walk)) == 1) {
         const cm_entry *entry = &walk.bucket->entry[walk.at++];
         walk.items++;
-        sound &= number_of(entry->key) == (uint32_t)number_of(entry->value) &&
-                 entry->hash == cm_mix(number_of(entry->key));
+        sound &= cmap_number_of(entry->key) == (uint32_t)cmap_number_of(entry->value) &&
+                 entry->hash == cm_mix(cmap_number_of(entry->key));
     }
     int outcome = got == 0 ? CM_COMPLETE : got == CM_STALE ? CM_WAS_STALE : CM_ERROR;
     *items += walk.items;
@@ -220,7 +117,7 @@ static uint64_t digest(cm_map *map, cm_view *view, uint64_t *items)
     while (cm_walk_next(&walk) == 1) {
         const cm_entry *entry = &walk.bucket->entry[walk.at++];
         walk.items++;
-        sum += cm_mix(number_of(entry->key) * 31 + number_of(entry->value));
+        sum += cm_mix(cmap_number_of(entry->key) * 31 + cmap_number_of(entry->value));
     }
     *items = walk.items;
     cm_walk_end(&walk, CM_COMPLETE);
@@ -321,11 +218,16 @@ static PyMemberDef raw_members[] = {
 
 static PyMethodDef raw_methods[] = {
     {"churn", (PyCFunction)raw_churn, METH_VARARGS, NULL},
-    {"record", (PyCFunction)raw_record, METH_VARARGS, NULL},
+    {"gate", (PyCFunction)cmap_raw_gate, METH_VARARGS, NULL},
+    {"record", (PyCFunction)cmap_raw_record, METH_VARARGS, NULL},
+    {"record_clear", (PyCFunction)cmap_raw_record_clear, METH_NOARGS, NULL},
+    {"record_walks", (PyCFunction)cmap_raw_record_walks, METH_VARARGS, NULL},
+    {"drain", (PyCFunction)cmap_raw_drain, METH_O, NULL},
     {"walk", (PyCFunction)raw_walk, METH_VARARGS, NULL},
     {"snapshots", (PyCFunction)raw_snapshots, METH_VARARGS, NULL},
     {"hold", (PyCFunction)raw_hold, METH_VARARGS, NULL},
     {"advance", (PyCFunction)raw_advance, METH_O, NULL},
+    {"race", (PyCFunction)cmap_raw_race, METH_VARARGS, NULL},
     {"stats", (PyCFunction)cmap_stats, METH_NOARGS, NULL},
     {NULL, NULL, 0, NULL},
 };
@@ -342,33 +244,70 @@ static PyType_Slot raw_slots[] = {
 
 PyType_Spec cmap_raw_spec = {
     .name = "concurrent_map._core.RawMap",
-    .basicsize = sizeof(MapObject),
+    .basicsize = sizeof(RawMap),
     .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_IMMUTABLETYPE,
     .slots = raw_slots,
 };
 
+static int open_view(RawCursors *self, MapObject *map)
+{
+    Py_BEGIN_ALLOW_THREADS
+    self->view = cm_view_open(map->map);
+    Py_END_ALLOW_THREADS
+    if (self->view == NULL) {
+        PyErr_NoMemory();
+        return -1;
+    }
+    self->map = (MapObject *)Py_NewRef((PyObject *)map);
+    self->steps = cm_view_steps(self->view);
+    return 0;
+}
+
 static PyObject *raw_cursors_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 {
     static char *words[] = {"", NULL};
-    unsigned long long steps;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "K:RawCursors", words, &steps))
+    cmap_state *state = cmap_state_of(type);
+    PyObject *what;
+    if (state == NULL || !PyArg_ParseTupleAndKeywords(args, kwargs, "O:RawCursors", words, &what))
         return NULL;
     RawCursors *self = (RawCursors *)type->tp_alloc(type, 0);
-    if (self != NULL)
-        self->steps = steps;
+    if (self == NULL)
+        return NULL;
+    int done = 0;
+    if (Py_IS_TYPE(what, state->raw))
+        done = open_view(self, (MapObject *)what);
+    else if ((self->steps = PyLong_AsUnsignedLongLong(what)) == (uint64_t)-1 && PyErr_Occurred())
+        done = -1;
+    if (done < 0)
+        Py_CLEAR(self);
     return (PyObject *)self;
 }
 
-static void raw_cursors_dealloc(PyObject *self)
+static PyObject *raw_cursors_version(RawCursors *self, void *ignored)
+{
+    (void)ignored;
+    return PyLong_FromUnsignedLongLong(self->view != NULL ? self->view->version : 0);
+}
+
+static void raw_cursors_dealloc(RawCursors *self)
 {
     PyTypeObject *type = Py_TYPE(self);
+    if (self->view != NULL)
+        cm_view_release(self->view);
+    Py_CLEAR(self->map);
     type->tp_free(self);
     Py_DECREF(type);
 }
 
+static PyGetSetDef raw_cursors_getset[] = {
+    {"version", (getter)raw_cursors_version, NULL, NULL, NULL},
+    {NULL, NULL, NULL, NULL, NULL},
+};
+
 static PyType_Slot raw_cursors_slots[] = {
     {Py_tp_new, raw_cursors_new},
     {Py_tp_dealloc, raw_cursors_dealloc},
+    {Py_tp_getset, raw_cursors_getset},
     {0, NULL},
 };
 

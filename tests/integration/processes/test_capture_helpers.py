@@ -88,12 +88,12 @@ def test_helpers_stand_behind_the_target_when_they_are_done(start: Start) -> Non
 
 @pytest.mark.parametrize(("engine", "step"), [("stop-and-copy", "ready"), ("precopy", "precopied")])
 def test_the_cpu_is_given_back_all_the_time(start: Start, engine: str, step: str) -> None:
-    """Once for each MiB at least: it works 0.2 ms on end, and takes longer for one."""
+    """It works 0.2 ms on end, in which no memory gives or takes as much as 4 MiB."""
     pid, _ = writers(start, MEGABYTES)
     with hanging(pid, engine, step) as place:
         text = (place / "status").read_text()
     (slept,) = re.findall(r"^voluntary_ctxt_switches:\s*(\d+)", text, re.MULTILINE)
-    assert int(slept) >= MEGABYTES
+    assert int(slept) >= MEGABYTES // 4
     wait_until(lambda: capturing.is_running(pid), "it runs on")
 
 

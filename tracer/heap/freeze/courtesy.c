@@ -10,22 +10,25 @@
 #include <sys/prctl.h>
 #include <time.h>
 
+#define NAP 100000
 #define SHORTEST 200000
+#define PRESSING 1000000 /* the moment of the stop may matter, or what is written meanwhile */
 #define LONGEST 1500000 /* where there is a queue for the CPUs it would take for ever */
 
 /* Called every few microseconds of work, by the main thread. */
 void breathe(void) {
-    static u64 began, slice = SHORTEST;
+    static u64 began, slice;
+    const u64 shortest = standing == AMONG ? PRESSING : SHORTEST;
     if (atomic_load(&shared->stopped_at))
         return; /* the target waits for us */
     u64 slept = now_ns();
-    if (slept - began < slice)
+    if (slept - began < (slice > shortest ? slice : shortest))
         return;
-    const struct timespec time = {0, (long)slice / 2};
+    const struct timespec time = {0, NAP};
     nanosleep(&time, NULL);
     began = now_ns();
     slice = (began - slept) / 3;
-    slice = slice < SHORTEST ? SHORTEST : slice > LONGEST ? LONGEST : slice;
+    slice = slice > LONGEST ? LONGEST : slice;
 }
 
 /* A sleep ends when it should, not up to 50 us later. */

@@ -72,6 +72,7 @@ enum place {
     AMONG, /* as everybody: what the target writes is to be caught up with */
     FIRST, /* before everybody: the target waits */
 };
+extern enum place standing;
 void hurry(enum place place);
 int oops(const char *code, const char *format, ...) __attribute__((format(printf, 2, 3)));
 void note(const char *text);

@@ -30,6 +30,7 @@ bool precopy_possible(void);
 struct shared *shared;
 struct options options;
 struct facts facts;
+enum place standing;
 static char error_code[32], error_text[MAX_TEXT];
 static const char *notes[8];
 static int note_count;
@@ -279,6 +280,7 @@ static bool put_thread(pid_t tid, enum place place) {
  * back from the last place either, and stays where everybody is. */
 void hurry(enum place place) {
     static bool allowed = true;
+    standing = place;
     allowed = allowed && put_thread(0, place);
     for (int hand = 1; allowed && hand < MAX_HANDS; hand++)
         if (crew_member(hand))

@@ -9,10 +9,12 @@ from typing import Any
 import pytest
 
 from concurrent_map import (
+    ConcurrentMap,
     GuardedMap,
     MapUnavailableError,
     StaleIterationError,
     Transition,
+    _core,
     guards,
 )
 from concurrent_map.guarded import GuardedIterator
@@ -256,3 +258,26 @@ def test_a_listener_may_use_the_map_and_its_errors_are_not_the_callers(
     assert seen == [("open", 40), ("half_open", 40), ("closed", 40)]
     logged = [str(one.exc_info[1]) for one in caplog.records if one.exc_info]
     assert logged == ["open", "half_open", "closed"]
+
+
+def test_each_change_of_state_fires_the_probe(
+    monkeypatch: pytest.MonkeyPatch, clock: Clock
+) -> None:
+    fired: list[tuple[Any, ...]] = []
+    monkeypatch.setattr(_core, "probe_breaker", lambda *said: fired.append(said))
+    m: ConcurrentMap[int, int] = ConcurrentMap({1: 1})
+    guarded: GuardedMap[int, int] = GuardedMap(m, window=WINDOW, clock=clock)
+    opened(guarded)
+    clock.now_s += REST_S
+    assert guarded.probe() == "closed"
+    assert fired == [(m, 0, 1, 7, 7), (m, 1, 2, 7, 7), (m, 2, 0, 7, 7)]
+
+
+def test_the_probe_takes_maps_and_numbers() -> None:
+    m: Any = ConcurrentMap()
+    probe: Any = _core.probe_breaker
+    assert probe(m, 0, 1, 61, 100) is None
+    wrongs: list[Any] = [({}, 0, 1, 2, 3), (m, 0, 1, 2), (m, "0", 1, 2, 3)]
+    for wrong in wrongs:
+        with pytest.raises(TypeError):
+            probe(*wrong)

@@ -58,7 +58,7 @@ def _teller(
     on_change: Callable[[Transition], object] | None,
 ) -> Callable[[Transition], None]:
     """What tells tracers (by the USDT probe) and then ``on_change``. It knows no guard."""
-    probe = getattr(_core, "probe_breaker", None) if isinstance(map, _core.Map) else None
+    probe = _core.probe_breaker if isinstance(map, _core.Map) else None
 
     def tell(transition: Transition) -> None:
         if probe is not None:

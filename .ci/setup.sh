@@ -220,11 +220,19 @@ need_headers() {
     apt_install "the example's concurrent map is written in C" python3-dev || return 0
 }
 
-# install_map FOR_WHAT: the C extension of examples/concurrent_map, into the environment. Made
-# from a copy, for the tree may belong to somebody else.
+# install_map FOR_WHAT: the C extension of examples/concurrent_map, into the environment.
 install_map() {
     stamped map "$(map_key)" && return
     need_headers
+    # As for the environment: of two at once, the second finds the work done.
+    exec {lock}<"$(dirname "$venv")"
+    flock "$lock"
+    stamped map "$(map_key)" || build_map "$1"
+    exec {lock}<&-
+}
+
+# From a copy, for the tree may belong to somebody else.
+build_map() {
     say "building the concurrent map of examples/concurrent_map ($1)"
     local copy status=0
     copy=$(mktemp -d)
@@ -232,11 +240,11 @@ install_map() {
     quietly "$venv/bin/python" -m pip --disable-pip-version-check install -q --no-deps \
         --no-build-isolation --force-reinstall "$copy" || status=$?
     rm -rf "$copy"
-    [ "$status" -eq 0 ] || {
+    if [ "$status" -eq 0 ]; then
+        map_key >"$venv/.made-map"
+    else
         say "going on without the map, see above (it needs a C compiler and Python's headers)"
-        return 0
-    }
-    map_key >"$venv/.made-map"
+    fi
 }
 
 # --- what only the tests need -------------------------------------------------

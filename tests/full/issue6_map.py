@@ -20,7 +20,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from tests import map_sanitized
 from tests.full import Figure, NotMeasured, at_least, exactly, must_show
+from tests.interpreters import interpreters
 
 ROOT = Path(__file__).resolve().parents[2]
 TESTS = ROOT / "examples" / "concurrent_map" / "tests"
@@ -28,6 +30,7 @@ MODEL_RUNS, MODEL_STEPS = 3000, 50
 REPETITIONS = 1000
 FUZZ_CPU_S, SLICE_S = 600, 60
 SANITIZED_SEEDS = 6
+MATRIX = [one for one in interpreters() if one.version[:2] >= (3, 11)]
 _PATIENCE_S = 3600
 
 
@@ -69,9 +72,7 @@ def _suite(path: Path | None, *words: str, **variables: str) -> tuple[int, str]:
 @must_show("the map beside a dict, hypothesis stateful", issue=6, line=1)
 def model() -> Iterator[Figure]:
     """Random programs with all views and iterators open at once; foreign code in the keys."""
-    program = (
-        "import sys, model; model.run_model('c', examples=int(sys.argv[1]), steps=int(sys.argv[2]))"
-    )
+    program = f"import model; model.run_model('c', examples={MODEL_RUNS}, steps={MODEL_STEPS})"
     begun = time.monotonic()
     done = _python(["-c", program])
     assert done.returncode == 0, done.stderr[-3000:]
@@ -211,13 +212,32 @@ SANITIZERS: dict[str, tuple[tuple[str, ...], str, dict[str, str]]] = {
 
 
 def extension(what: str) -> Callable[[], Iterator[Figure]]:
-    """The extension in CPython with that sanitizer."""
+    """All tests of the extension in the Python of ./check, with that sanitizer."""
 
     def measure() -> Iterator[Figure]:
         passed, histories = _extension(*SANITIZERS[what])
         yield Figure(
-            passed, f"{what}: tests of the extension passed, clean", at_least(50),
+            passed, f"{what}: tests of the extension passed, clean", at_least(100),
             f"and {histories} histories",
+        )  # fmt: skip
+
+    return measure
+
+
+def everywhere(kind: str, what: str) -> Callable[[], Iterator[Figure]]:
+    """Contracts and histories in every CPython where the sanitizer runs."""
+
+    def measure() -> Iterator[Figure]:
+        found = {one.id: map_sanitized.sanitized(one, kind) for one in MATRIX}
+        clean = {name: one for name, one in found.items() if one is not None}
+        left_out = ", ".join(name for name, one in found.items() if one is None)
+        tests, histories = (
+            sum(getattr(one, part) for one in clean.values()) for part in ("tests", "histories")
+        )
+        yield Figure(
+            len(clean), f"{what}: CPythons in which the contracts are clean", at_least(2),
+            f"{', '.join(clean)}; {tests} tests, {histories} histories; "
+            f"no /proc or no headers: {left_out or 'none'}",
         )  # fmt: skip
 
     return measure
@@ -225,6 +245,8 @@ def extension(what: str) -> Callable[[], Iterator[Figure]]:
 
 for one in SANITIZERS:
     must_show(f"the extension in CPython under {one}", issue=6, line=1)(extension(one))
+for one, title in (("address", "ASan and UBSan"), ("thread", "TSan")):
+    must_show(f"the extension in each CPython: {title}", issue=6, line=1)(everywhere(one, title))
 
 
 # --- the fuzzer -----------------------------------------------------------------------------------

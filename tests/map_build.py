@@ -48,7 +48,15 @@ def compile_map(directory: Path, interpreter: Interpreter, *flags: str) -> Path 
     shutil.copytree(EXAMPLE / "concurrent_map", package)
     sources = sorted([*EXAMPLE.glob("core/*.c"), *EXAMPLE.glob("ext/*.c")])
     folders = [f"-I{EXAMPLE}/core", f"-I{EXAMPLE}/ext", *include]
-    command = ["cc", *OPTIONS, *flags, *folders, "-o", package / "_core.so", *sources]
+    command: list[str | Path] = [
+        "cc",
+        *OPTIONS,
+        *flags,
+        *folders,
+        "-o",
+        package / "_core.so",
+        *sources,
+    ]
     subprocess.run(command, check=True, capture_output=True)
     return directory
 

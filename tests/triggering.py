@@ -94,6 +94,38 @@ def rules(directory: Path, text: str) -> TriggerOptions:
     return TriggerOptions(files=(file,), stem=directory / "here")
 
 
+SORTS = {
+    "stall": "loop_stall > 300ms",
+    "knot": "deadlock and members == 2",
+    "large": "rss > 150MB",
+    "many": "threads > 40",
+}
+"""A rule for each sort of thing that ``obeys_orders.py`` can be told to do."""
+
+
+def of_all_sorts(directory: Path) -> TriggerOptions:
+    """Those rules; each takes the stacks of all threads."""
+    text = ""
+    for name, condition in SORTS.items():
+        text += f"[[trigger]]\nname='{name}'\non='{condition}'\n"
+        text += "do={stack-dump=true, min_free=0}\n"
+    return rules(directory, text)
+
+
+def provoke(watch: Watched) -> list[int]:
+    """Have it do all that, one after another as each is noticed; who is in the deadlock."""
+    watch.tell("stall 0.8")
+    watch.wait_for("trigger", trigger="stall")
+    watch.answer()
+    watch.tell("grow 200")
+    watch.wait_for("trigger", trigger="large")
+    watch.tell("threads 45")
+    watch.wait_for("trigger", trigger="many")
+    members: list[int] = watch.tell("deadlock")["tids"]
+    watch.wait_for("trigger", trigger="knot")
+    return members
+
+
 def wrong_in(path: Path, facts: dict[str, Any], park: Event) -> list[str]:
     """What a dump of ``parks_on_a_lock.py`` does not show as the target and the park say it."""
     with HeapFile(path) as file:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
+from click.core import ParameterSource
 
 from probes.errors import UsageError
 from tracer import units
@@ -130,9 +131,11 @@ class Watch:
         """What is to be done when; files lie beside ``trace``. Raises UsageError."""
         from tracer.triggers.setup import TriggerOptions
 
+        self._check_dump()
         if len(self.on) != len(self.do):
             raise UsageError(
-                f"{len(self.on)} conditions ('--on') and {len(self.do)} actions ('--do')",
+                f"{units.plural(len(self.on), 'condition')} ('--on') and"
+                f" {units.plural(len(self.do), 'action')} ('--do')",
                 hint="Give one '--do' for each '--on', such as --on 'park > 1s' --do heap-dump.",
             )
         return TriggerOptions(
@@ -142,6 +145,16 @@ class Watch:
             dump_dir=self.dump_dir,
             stem=None if trace is None else trace.with_suffix(""),
         )
+
+    def _check_dump(self) -> None:
+        """Raise UsageError for dumps that are asked for and cannot be taken."""
+        if self.dump_dir is not None and not self.dump:
+            raise UsageError("'--dump-dir' without '--dump'", hint="Add '--dump'.")
+        context = click.get_current_context(silent=True)
+        asked = context and context.get_parameter_source("dump") is ParameterSource.COMMANDLINE
+        if self.dump and asked and (not self.python or self.backend == "mock"):
+            why = "'--no-python'" if not self.python else "the mock backend"
+            raise UsageError(f"'--dump' does not go with {why}", hint="Leave one of them out.")
 
     def session(self, pids: tuple[int, ...] = (), **more: Any) -> SessionOptions:
         """Options of a session on ``pids``. Raises UsageError when there is no target."""

@@ -115,7 +115,7 @@ def watch_child(child: Child, options: SessionOptions, output: Output) -> int:
     from tracer.recording import Recording
     from tracer.session import run_session
     from tracer.totals import totals_line
-    from tracer.watch import event_sink, metrics, note, settle
+    from tracer.watch import ActionNotes, event_sink, metrics, note, settle
 
     sinks: list[Sink] = []
     recording = None
@@ -124,6 +124,8 @@ def watch_child(child: Child, options: SessionOptions, output: Output) -> int:
         sinks.append(recording)
     if recording is None or output.json:
         sinks.append(event_sink(options, output, sys.stderr))
+    else:
+        sinks.append(ActionNotes(output))
 
     def on_attached(info: Any) -> None:
         if recording is not None:

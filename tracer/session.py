@@ -146,7 +146,10 @@ def speakable(options: SessionOptions) -> dict[str, Any]:
             return [plain(item) for item in value]
         return str(value) if isinstance(value, Path) else value
 
-    return {key: plain(value) for key, value in asdict(options).items()}
+    said = {key: plain(value) for key, value in asdict(options).items()}
+    # Traces are handed on: no arguments of programs, no tokens of web hooks.
+    said["triggers"]["on"] = [[on, *do.split()[:1]] for on, do in options.triggers.on]
+    return said
 
 
 def _setup(options: SessionOptions) -> Setup:

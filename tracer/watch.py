@@ -16,12 +16,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
-from collector.sinks import Sink
+from collector.events import Event
+from collector.sinks import Sink, SinkBase
 from collector.sinks.json_lines import JsonLines, printable
 from collector.source import SourceInfo
 from collector.trace.facts import clock_pair
 from collector.trace.lines import dump
 from collector.trace.reader import TraceReader
+from tracer import said_actions
 from tracer.escape import terminal
 from tracer.human import HumanLines, Style
 from tracer.interrupts import Interrupts
@@ -77,7 +79,7 @@ def event_sink(options: SessionOptions, output: Output, stream: TextIO) -> Sink:
 
 def record(options: SessionOptions, output: Output) -> int:
     """Attach and write a trace; then say on stdout what is in it."""
-    code, result = run(options, output, [])
+    code, result = run(options, output, [ActionNotes(output)])
     totals = result.counters.to_dict()
     if output.json:
         said = dump({"trace": str(output.trace), "why": result.why, "totals": totals})
@@ -130,6 +132,19 @@ def metrics(output: Output) -> Iterator[Sequence[Sink]]:
 
     with exported(output.exports, own_memory_bytes, lambda text: note(output, text)) as sinks:
         yield sinks
+
+
+class ActionNotes(SinkBase):
+    """Says on stderr what triggers have done, where no events are said."""
+
+    def __init__(self, output: Output) -> None:
+        self._output = output
+
+    def on_events(self, events: Sequence[Event]) -> None:
+        """Note actions; those that were skipped for their cooldown are no news."""
+        for event in events:
+            if event.event == "action" and event.data.get("status") != "skipped":
+                note(self._output, said_actions.action(event) or "")
 
 
 def settle() -> None:

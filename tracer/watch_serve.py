@@ -11,7 +11,7 @@ from collector.source import SourceInfo
 from tracer.interrupts import Interrupts
 from tracer.session import SessionOptions, run_session
 from tracer.totals import totals_line
-from tracer.watch import Output, metrics, note, say, settle
+from tracer.watch import ActionNotes, Output, metrics, note, say, settle
 
 _NAP_S = 0.1
 
@@ -26,7 +26,7 @@ def serve(options: SessionOptions, output: Output, *, stay: bool) -> int:
 
         result = run_session(
             options,
-            [*sinks, _Ends(output, options.pids)],
+            [*sinks, _Ends(output, options.pids), ActionNotes(output)],
             should_stop=interrupts.should_stop,
             on_attached=on_attached,
             note=lambda text: note(output, text),

@@ -133,8 +133,11 @@ STALE_BASE = _counter(
 MAP_EVENTS = _counter("map_events", "What else was counted of native maps.", "pid", "map", "what")
 MAP_WAIT = _counter("map_wait_seconds", "Time in waits for shards that ended, short ones too.",
                     "pid", "map", per=NS)  # fmt: skip
-MAP_PARTIAL = _gauge("map_partial", "1: counts of this group are too low, for it was given up.",
-                     "pid", "map", "what")  # fmt: skip
+MAP_PARTIAL = _gauge(
+    "map_partial",
+    "1: counts of this group are too low: it was given up, or found no room.",
+    "pid", "map", "what",
+)  # fmt: skip
 
 # -- allocation --------------------------------------------------------------------------------
 

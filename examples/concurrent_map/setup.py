@@ -11,7 +11,7 @@ setup(
             sorted(glob("src/core/*.c") + glob("src/ext/*.c")),
             depends=sorted(glob("src/core/*.h") + glob("src/ext/*.h")),
             include_dirs=["src/core", "src/ext"],
-            extra_compile_args=["-std=gnu11", "-O2", "-fvisibility=hidden"],
+            extra_compile_args=["-std=gnu11", "-O2", "-fvisibility=hidden", "-Werror=implicit"],
         )
     ]
 )

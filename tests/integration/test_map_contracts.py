@@ -18,6 +18,7 @@ from tests.map_build import EXAMPLE, compile_map
 TESTS = EXAMPLE.parent / "tests"
 
 
+@pytest.mark.slow
 @matrix()
 def test_the_contracts_hold(interpreter: Interpreter) -> None:
     if interpreter.version == sys.version_info[:3]:

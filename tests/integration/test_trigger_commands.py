@@ -16,6 +16,7 @@ from typing import Any
 import psutil
 import pytest
 
+from collector.trace.reader import TraceReader
 from tests.interpreters import get
 from tests.processes import read_line, wait_until
 from tests.triggering import ORDERS
@@ -63,19 +64,33 @@ def until(process: subprocess.Popen[bytes], name: str) -> dict[str, Any]:
     return dict(event)
 
 
+def until_noted(process: subprocess.Popen[bytes], *words: str) -> str:
+    """What it has said on stderr by the time that these words have come, one after another."""
+    assert process.stderr is not None
+    said = ""
+    for word in words:
+        while word not in said:
+            piece = os.read(process.stderr.fileno(), 4096).decode()
+            assert piece, f"{word!r} is not in {said!r}"
+            said += piece
+    return said
+
+
 def test_run_dumps_the_program_that_it_has_started(
     parkscope: Callable[..., subprocess.Popen[bytes]], tmp_path: Path
 ) -> None:
     program = (
-        "import threading, time; lock = threading.Lock(); lock.acquire(); "
-        "threading.Timer(0.6, lock.release).start(); lock.acquire()"
+        "import sys, threading; lock = threading.Lock(); lock.acquire(); "
+        "threading.Thread(target=lambda: sys.stdin.read() or lock.release()).start(); "
+        "lock.acquire()"
     )
     process = parkscope(
         "run", "-o", "app.pks", "--on", PARK, "--do", "heap-dump",
-        "--", sys.executable, "-c", program,
+        "--", sys.executable, "-c", program, stdin=PIPE,
     )  # fmt: skip
-    _, err = process.communicate(timeout=30)
-    assert process.returncode == 0, err
+    until_noted(process, "heap-dump of on-1 done")
+    process.communicate(timeout=30)
+    assert process.returncode == 0
     assert files(tmp_path) == ["app-1.heap", "app.pks"]
     with HeapFile(tmp_path / "app-1.heap") as dump:
         assert dump.meta["trigger"]["park_still_on"] is not False
@@ -160,11 +175,9 @@ def test_a_session_that_is_ended_during_a_dump_leaves_nothing_half_done(
 ) -> None:
     with dumping(parkscope, target) as (session, helpers):
         assert helpers
-        assert session.stderr is not None
-        notes = session.stderr.fileno()
         for at, number in enumerate(signals):
             if at:
-                wait_until(lambda: b"not done yet" in os.read(notes, 4096), "a note")
+                until_noted(session, "not done yet")
             session.send_signal(number)
         session.communicate(timeout=30)
     assert session.returncode == code
@@ -176,3 +189,72 @@ def test_a_session_that_is_ended_during_a_dump_leaves_nothing_half_done(
     assert "TracerPid:\t0\n" in status
     assert psutil.Process(target.pid).status() not in (psutil.STATUS_STOPPED, "tracing-stop")
     assert tell(target, "await 0.01") == {"done": "await"}, "it goes on"
+
+
+def test_two_sessions_on_one_process_both_have_their_dump(
+    parkscope: Callable[..., subprocess.Popen[bytes]],
+    target: subprocess.Popen[bytes],
+    tmp_path: Path,
+) -> None:
+    tell(target, "fill 100000")
+    asked = ("--json", "--on", PARK, "--do", "heap-dump")
+    sessions = [parkscope("attach", str(target.pid), *asked) for _ in range(2)]
+    for session in sessions:
+        until(session, "attached")
+    tell(target, "park 1")
+    results = [until(session, "action") for session in sessions]
+    for session in sessions:
+        session.send_signal(signal.SIGINT)
+        session.communicate(timeout=20)
+    assert [result["status"] for result in results] == ["done", "done"], results
+    assert files(tmp_path) == [f"parkscope-{target.pid}-{number}.heap" for number in (1, 2)]
+
+
+def test_record_says_what_it_has_dumped_and_keeps_no_secret_in_its_trace(
+    parkscope: Callable[..., subprocess.Popen[bytes]],
+    target: subprocess.Popen[bytes],
+    tmp_path: Path,
+) -> None:
+    asked = ("--on", "park", "--do", "webhook http://127.0.0.1:1/SECRET")
+    session = parkscope("record", str(target.pid), "-o", "app.pks", *asked)
+    until_noted(session, "recording to")
+    tell(target, "park 1")
+    until_noted(session, f"heap-dump of dump done: {tmp_path / 'app-1.heap'}")
+    session.send_signal(signal.SIGINT)
+    session.communicate(timeout=20)
+    with TraceReader(tmp_path / "app.pks") as reader:
+        assert reader.meta["options"]["triggers"]["on"] == [["park", "webhook"]]
+        assert "SECRET" not in json.dumps(reader.meta)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "why"),
+    [
+        (("attach", "1", "--dump", "--no-python"), "does not go with"),
+        (("attach", "1", "--dump-dir", "."), "without '--dump'"),
+        (("attach", "1", "--on", "park"), "1 condition ('--on') and 0 actions"),
+    ],
+)
+def test_what_cannot_be_meant_is_said(
+    parkscope: Callable[..., subprocess.Popen[bytes]], arguments: tuple[str, ...], why: str
+) -> None:
+    process = parkscope(*arguments)
+    _, err = process.communicate(timeout=20)
+    assert (process.returncode, why in err.decode()) == (2, True), err
+
+
+def test_a_folder_that_is_gone_is_said_at_once(
+    parkscope: Callable[..., subprocess.Popen[bytes]],
+    target: subprocess.Popen[bytes],
+    tmp_path: Path,
+) -> None:
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    words = ["sh", "-c", 'rmdir "$PWD"; exec "$@"', "sh", sys.executable, "-m", "tracer.cli"]
+    asked = ["attach", *PROC, str(target.pid), "--on", PARK, "--do", "stack-dump"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    ended = subprocess.run(
+        [*words, *asked], cwd=gone, env=environment, stderr=PIPE, timeout=30, check=False
+    )
+    assert ended.returncode == 2, ended.stderr
+    assert b"folder is gone" in ended.stderr

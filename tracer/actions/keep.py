@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,8 +23,9 @@ from probes.errors import ActionFailed
 from tracer.triggers.job import Job, new_file, room
 
 SUFFIX = ".pks"
-_EVENT_BYTES = 1024
-"""What an event is reckoned to take."""
+_EVENT_BYTES = 512
+_VALUE_BYTES = 64
+"""What an event is reckoned to take, and each value in it: a stack has a hundred."""
 
 
 class _Passed(NamedTuple):
@@ -69,7 +71,7 @@ class Ring(SinkBase):
         self._attached += [event for event in events if event.event == "attached"]
         kept = [event for event in events if event.event != "attached"]
         if kept:
-            self._add(len(kept) * _EVENT_BYTES, lambda sink: sink.on_events(kept))
+            self._add(sum(map(_weight, kept)), lambda sink: sink.on_events(kept))
 
     def on_health(self, counters: Counters, now_ns: int) -> None:
         """Keep the counters for the end of a trace."""
@@ -94,12 +96,22 @@ class Ring(SinkBase):
             self.forgotten += gone.now_ns >= since_ns
 
 
+def _weight(event: Event) -> int:
+    return _EVENT_BYTES + _VALUE_BYTES * _values(event.data)
+
+
+def _values(value: Any) -> int:
+    if isinstance(value, Mapping):
+        return 1 + sum(map(_values, value.values()))
+    return 1 + sum(map(_values, value)) if isinstance(value, list | tuple) else 1
+
+
 def write(
     job: Job, facts: Mapping[str, Any], snapshot: tuple[list[Event], list[_Passed]]
 ) -> dict[str, Any]:
     """Write a snapshot as a trace; what is to be said of it.
 
-    Raises ActionFailed (no room), RecordingError.
+    Raises ActionFailed (no room), RecordingError; then no file is left.
     """
     attached, passed = snapshot
     path = new_file(job, SUFFIX)
@@ -108,11 +120,13 @@ def write(
         raise ActionFailed(f"over the budget: {path} may take {needed} bytes")
     sink = TraceFile(path, {**facts, "kept": dict(job.trigger)})
     try:
-        sink.on_events(attached)
-        for one in passed:
-            one.replay(sink)
-    finally:
-        sink.close()
+        with closing(sink):
+            sink.on_events(attached)
+            for one in passed:
+                one.replay(sink)
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise
     span_ns = passed[-1].now_ns - passed[0].now_ns if passed else 0
     size = Path(path).stat().st_size
     return {"path": str(path), "bytes": size, "span_ns": span_ns, "pieces": len(passed)}

@@ -12,10 +12,12 @@ target execute a system call are not used where seccomp filters those.
 
 from __future__ import annotations
 
+import fcntl
 import os
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +26,7 @@ from probes.errors import (
     CaptureError,
     CaptureRefused,
     EngineUnavailable,
+    PermissionDenied,
     TargetGone,
     UsageError,
 )
@@ -41,6 +44,8 @@ DEFAULT_MAX_PAUSE_NS = 5_000_000
 TOO_LONG = 10
 """A pause of so many times the wanted one is not taken, but refused."""
 LEAST_DEADLINE_NS = 100_000_000
+ALONE_S = 30.0
+_ALONE_NAP_S = 0.005
 _OWN_NEEDS = 64 << 20
 _LOOKED_AT = 64
 """Threads that are asked for a filter; the injector asks whichever it is about to borrow."""
@@ -71,9 +76,14 @@ def capture(
     """A memory image of the target at one moment. The caller closes it.
 
     Raises CaptureError and its subclasses, NotCPython, PermissionDenied, TargetGone,
-    BackendUnavailable (no compiler for the injector), UsageError.
+    BackendUnavailable (no compiler for the injector), UsageError. One image of a process is
+    taken at a time: others wait, for ``ALONE_S``, then CaptureRefused.
     """
-    options = options or CaptureOptions()
+    with _alone(target):
+        return _capture(target, options or CaptureOptions(), progress)
+
+
+def _capture(target: Target, options: CaptureOptions, progress: Progress | None) -> Image:
     started_ns = time.monotonic_ns()
     common = _arguments(target, options)
     state = _check_state(target)
@@ -106,6 +116,33 @@ def rehearse(target: Target, options: CaptureOptions | None = None) -> None:
     _check_state(target)
     _survey(target, _arguments(target, options or CaptureOptions()), None)
     _why_no_injection(target)
+
+
+@contextmanager
+def _alone(target: Target) -> Iterator[None]:
+    """Only one may trace a process, and what is write-protected in it is so for everybody.
+
+    Locked is a file that only those may open who may read the process's memory, and that
+    goes with it. Raises CaptureRefused, PermissionDenied, TargetGone.
+    """
+    try:
+        descriptor = os.open(f"/proc/{target.pid}/auxv", os.O_RDONLY)
+    except (FileNotFoundError, ProcessLookupError):
+        raise TargetGone(f"process {target.pid} has exited") from None
+    except PermissionError:
+        raise PermissionDenied(f"the memory of process {target.pid} may not be read") from None
+    try:
+        until = time.monotonic() + ALONE_S
+        while True:
+            with suppress(BlockingIOError):
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            if time.monotonic() > until:
+                raise CaptureRefused(f"another image of process {target.pid} is being taken")
+            time.sleep(_ALONE_NAP_S)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 # --- before --------------------------------------------------------------------------------

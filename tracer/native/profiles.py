@@ -182,6 +182,12 @@ class Profile(_Table, frozen=True, kw_only=True):
 def load_all(files: Sequence[Path] = ()) -> tuple[Profile, ...]:
     """The built-in profiles and those of ``files``, which come first. Raises UsageError."""
     own = tuple(load(path) for path in files)
+    for number, one in enumerate(own):
+        if one.name in {other.name for other in own[:number]}:
+            raise UsageError(
+                f"two profiles are called {one.name!r}: {files[number]} is the second",
+                hint="Give each a name of its own.",
+            )
     found = (*own, *(one for one in _builtin() if one.name not in {each.name for each in own}))
     if len(found) > MAX_PROFILES:
         raise UsageError(f"at most {MAX_PROFILES} profiles of native maps can be used at once")

@@ -32,6 +32,7 @@ _ROLES = {
 _COUNT = 0
 _LEFT = {"wait": 8, "range": 9}
 """Where a function leaves that waits or goes over a map."""
+_BEGINS = tuple(_ROLES[name] for name in ("wait_begin", "wait", "range_begin", "range"))
 _NUMBERED = ("range_begin", "range_end")
 _BY_MAP = 1 << 7  # PS_KNOWN_BY_MAP
 _RETURNS = {None: 0, "nothing": 0, "object": 1, "status": 2}  # enum ps_map_return
@@ -138,7 +139,8 @@ def plan_library(elf: Elf, profile: Profile, *, long_nops: bool = False) -> Libr
     if ends != {True}:
         sites, more = _without_begins(sites)
         refusals += more
-    return LibraryPlan(tuple(sites), tuple(refusals))
+    # In this order they are attached: what has begun by then is seen to end.
+    return LibraryPlan(tuple(sorted(sites, key=lambda s: s.role in _BEGINS)), tuple(refusals))
 
 
 def _is_there(elf: Elf, place: Place, known: Sequence[UsdtProbe]) -> bool:

@@ -18,6 +18,7 @@ from tracer.sites.planner import MAX_BODY, Function, PriceClass, Refusal, find
 from tracer.sites.x86 import NOP5, Instruction, decode, emulatable
 
 MAX_EXITS = 16
+_UNKNOWN_SIZE = 4096
 
 
 class Exit(msgspec.Struct, frozen=True):
@@ -40,11 +41,12 @@ class _Unclear(Exception):
 def exits(elf: Elf, function: Function, *, long_nops: bool = False) -> tuple[Exit, ...] | Refusal:
     """All exits of ``function``, those of functions of this file that it ends in included.
 
-    Such a function may be called by others too; whoever is told of an exit compares the
-    stack pointer with that of the entry. ``long_nops``: see ``x86.emulatable``.
+    Such a function may be called by others too, and often: it is probed where that is cheap
+    only. Whoever is told of an exit compares the stack pointer with that of the entry.
+    ``long_nops``: see ``x86.emulatable``.
     """
     try:
-        found = tuple(_exit(elf, one, long_nops) for one in _ends(elf, function))
+        found = tuple(_exit(elf, *one, long_nops) for one in _ends(elf, function))
     except _Unclear as error:
         return Refusal(function.name, str(error))
     if not found:
@@ -54,15 +56,24 @@ def exits(elf: Elf, function: Function, *, long_nops: bool = False) -> tuple[Exi
     return found
 
 
-def _exit(elf: Elf, at: Instruction, long_nops: bool) -> Exit:
+def _exit(elf: Elf, at: Instruction, own: bool, long_nops: bool) -> Exit:
     cheap = emulatable(at.code, long_nops=long_nops)
+    if not cheap and not own:
+        raise _Unclear(
+            f"it ends in other code, by '{at}' at {at.address:#x}, which the kernel would "
+            "single-step for all who run it"
+        )
     price = PriceClass.NOP5 if at.code == NOP5 else PriceClass.EMULATED
     price = price if cheap else PriceClass.STEPPED
     return Exit(elf.file_offset(at.address), str(at), price, not at.is_jump)
 
 
-def _ends(elf: Elf, function: Function) -> Iterator[Instruction]:
-    """The instructions that end a call. Raises _Unclear."""
+def _ends(elf: Elf, function: Function) -> Iterator[tuple[Instruction, bool]]:
+    """The instructions that end a call, and whether they are the function's own.
+
+    Raises _Unclear.
+    """
+    whole = range(function.address, _end(function) or function.address + _UNKNOWN_SIZE)
     pending: list[tuple[int, int | None]] = [(function.address, _end(function))]
     seen = set[int]()
     while pending:
@@ -76,7 +87,7 @@ def _ends(elf: Elf, function: Function) -> Iterator[Instruction]:
             if instruction.is_jump:
                 onward = _onward(elf, instruction, end)
                 if onward is None:
-                    yield instruction
+                    yield instruction, at in whole
                 else:
                     pending.append(onward)
             elif instruction.is_branch and target is not None:
@@ -84,7 +95,7 @@ def _ends(elf: Elf, function: Function) -> Iterator[Instruction]:
                     raise _Unclear(f"'{instruction}' at {at:#x} may leave the library or not")
                 pending.append((target, end))
             elif instruction.is_end and instruction.mnemonic.endswith("ret"):
-                yield instruction
+                yield instruction, at in whole
             if instruction.is_end:
                 break
             at = instruction.end

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import glob
+import hashlib
 import os
 import shutil
+import socket
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -82,8 +85,31 @@ def new_file(job: Job, suffix: str) -> Path:
             f"over the budget: {units.size(free)} are free for {folder}"
             f" (min_free {units.size(job.options['min_free'])})"
         )
-    number = next((n for n in range(1, _MANY_NUMBERS) if str(n) not in taken), 0)
+    numbers = (n for n in range(1, _MANY_NUMBERS) if str(n) not in taken)
+    number = next((n for n in numbers if _claimed(folder / f"{stem.name}-{n}")), 0)
     return folder / f"{stem.name}-{number}{suffix}"
+
+
+class _Claim:
+    """The name that this process is about to use, held until the next one."""
+
+    holder: socket.socket | None = None
+
+
+def _claimed(path: Path) -> bool:
+    """Whether a name is ours: no other session is about to use it, or has done so meanwhile.
+
+    A file has no name until it is whole, so a name of a socket stands for it; it goes with
+    us, whatever ends us (unix(7), abstract sockets).
+    """
+    if _Claim.holder is not None:
+        _Claim.holder.close()
+    _Claim.holder = holder = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    try:
+        holder.bind(b"\0parkscope-" + hashlib.sha256(os.fsencode(path)).hexdigest().encode())
+    except OSError:
+        return False
+    return not any(path.parent.glob(f"{glob.escape(path.name)}.*"))
 
 
 def _listing(folder: Path, stem: str, suffix: str) -> tuple[set[str], int]:

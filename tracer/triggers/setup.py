@@ -80,6 +80,7 @@ class Setup:
         self._long_park_ns = long_park_ns
         self._rules = options.rules(long_park_ns)
         self._pids = pids if ready else ()
+        self._folder = _here(self._rules)
         self._ring: keep.Ring | None = None
         self._facts: Mapping[str, Any] = {}
         asks = [ask for rule in self._rules for ask in rule.asks]
@@ -129,7 +130,7 @@ class Setup:
             park_of=parks.park_of,
             known_ns=parks.known_ns,
             gauges=procfs.figures,
-            stem=partial(_stem, self._options.stem),
+            stem=partial(_stem, self._folder, self._options.stem),
             long_park_ns=self._long_park_ns,
             end_error_ns=info.end_error_ns,
             note=note,
@@ -142,6 +143,9 @@ class Setup:
             if self._runner.lost or set(self._pids) <= set(self._runner.ready):
                 break
             time.sleep(_NAP_S)
+        for pid, why in self._runner.ready.items():
+            if why is not None and "heap-dump" in self._actions:
+                note(f"heap dumps of process {pid} will fail: {why}")
         return triggers
 
     def close(self) -> None:
@@ -154,8 +158,20 @@ class Setup:
         return partial(keep.write, job, self._facts, self._ring.snapshot(job.options["last"]))
 
 
-def _stem(stem: Path | None, pid: int | None) -> str:
+def _here(rules: Sequence[Rule]) -> Path:
+    """The current folder, as it is now: it may be gone later. Raises UsageError."""
+    try:
+        return Path.cwd()
+    except OSError:
+        if any("dir" in ask.options for rule in rules for ask in rule.asks):
+            raise UsageError(
+                "the current folder is gone, and files would go there", hint="Go to another one."
+            ) from None
+        return Path("/")
+
+
+def _stem(folder: Path, stem: Path | None, pid: int | None) -> str:
     """Absolute: the worker runs in another folder."""
     if stem is None:
         stem = Path("parkscope" if pid is None else f"parkscope-{pid}")
-    return str(stem.absolute())
+    return str(folder / stem)

@@ -23,6 +23,8 @@ HARNESSES = TESTS / "core"
 ADDRESS = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer")
 THREAD = ("-fsanitize=thread",)
 COVERAGE = ("--coverage",)
+LENDING = "-DCM_LENDING=1"
+"""As in the extension, where the GIL sees to it that one thread is here: for one thread only."""
 MODEL = ("fuzz.c", "model.c", "pictures.c", "sound.c", "things.c")
 OVERLAP = ("overlap.c", "sound.c", "things.c")
 _TIMEOUT_S = 300
@@ -105,9 +107,9 @@ def preloadable(*names: str) -> str:
 
 
 KINDS = {
-    "driver": (("driver.c", *MODEL), ADDRESS, "cc"),
-    "coverage": (("driver.c", *MODEL), COVERAGE, "cc"),
-    "fuzzer": (MODEL, ("-fsanitize=fuzzer,address,undefined", *ADDRESS[1:]), "clang"),
+    "driver": (("driver.c", *MODEL), (*ADDRESS, LENDING), "cc"),
+    "coverage": (("driver.c", *MODEL), (*COVERAGE, LENDING), "cc"),
+    "fuzzer": (MODEL, ("-fsanitize=fuzzer,address,undefined", *ADDRESS[1:], LENDING), "clang"),
     "overlap-address": (OVERLAP, ADDRESS, "cc"),
     "overlap-thread": (OVERLAP, THREAD, "cc"),
 }

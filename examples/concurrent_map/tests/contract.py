@@ -7,6 +7,7 @@ They are unittest's, so that interpreters without pytest run them too:
 
 from __future__ import annotations
 
+import gc
 import threading
 import unittest
 from collections.abc import Callable
@@ -24,6 +25,12 @@ class Contract(unittest.TestCase):
 
     package: Any = concurrent_map
     is_c = True
+
+    @classmethod
+    def setUpClass(cls) -> None:
+        """The collector need not look at all that a test run has in memory each time."""
+        gc.freeze()
+        cls.addClassCleanup(gc.unfreeze)
 
     def new(self, *items: Any, **options: Any) -> Any:
         return self.package.ConcurrentMap(*items, **options)

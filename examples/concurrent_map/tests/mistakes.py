@@ -16,7 +16,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from building import ADDRESS, MODEL, OVERLAP, TESTS, THREAD, Mistake, extension, standalone
+from building import ADDRESS, LENDING, MODEL, OVERLAP, TESTS, THREAD, Mistake, extension, standalone
 
 ATTEMPTS = 10
 _CALLS = ("calls", "4", "3000")
@@ -85,16 +85,34 @@ BY_MODEL = (
     Mistake(
         "a split that does not keep what a view has",
         "core/table.c",
-        """        if (shared) {
+        """        if (shared || cm_borrowed(old, i)) {
             cm_keep(map, entry->key);
             cm_keep(map, entry->value);
         }""",
         "",
     ),
     Mistake(
-        "a deletion that forgets the tag",
+        "a split that forgets what is borrowed",
         "core/table.c",
-        "    bucket->tag[at] = bucket->tag[bucket->count];\n",
+        "        if (shared || cm_borrowed(old, i)) {",
+        "        if (shared) {",
+    ),
+    Mistake(
+        "a value that is borrowed and let go",
+        "core/table.c",
+        "        cm_bucket_own(map, bucket, (uint32_t)at);\n",
+        "",
+    ),
+    Mistake(
+        "a lender that takes with it what it has lent",
+        "core/bucket.c",
+        "        own &= ~given;\n",
+        "",
+    ),
+    Mistake(
+        "a deletion that forgets the tag",
+        "core/bucket.c",
+        "    bucket->tag[at] = bucket->tag[last];\n",
         "",
     ),
     Mistake(
@@ -189,7 +207,7 @@ def found_by_history(mistake: Mistake, kind: Sequence[str], directory: Path) -> 
 
 def found_by_model(mistake: Mistake, directory: Path) -> bool:
     """Whether 400 random runs beside the model, or the sanitizers under them, find it."""
-    program = standalone(directory, ("driver.c", *MODEL), ADDRESS, mistake=mistake)
+    program = standalone(directory, ("driver.c", *MODEL), (*ADDRESS, LENDING), mistake=mistake)
     return _ends_badly([program, "--random", "1", "400"])
 
 

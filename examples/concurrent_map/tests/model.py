@@ -284,6 +284,14 @@ class MapMachine(RuleBasedStateMachine):
 
 def run_model(implementation: str, *, examples: int, steps: int = 30) -> None:
     """Raises what the first difference raises, after hypothesis has made it small."""
+    gc.freeze()  # or each collection looks at all that the test run has in memory
+    try:
+        _run(implementation, examples, steps)
+    finally:
+        gc.unfreeze()
+
+
+def _run(implementation: str, examples: int, steps: int) -> None:
     machine = type("Machine", (MapMachine,), {"package": IMPLEMENTATIONS[implementation]})
     run_state_machine_as_test(
         machine,

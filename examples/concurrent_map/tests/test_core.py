@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from building import ADDRESS, KINDS, SOURCES, THREAD, Mistake, standalone
+from building import ADDRESS, KINDS, LENDING, MODEL, SOURCES, THREAD, Mistake, standalone
 from mistakes import BY_MODEL, BY_THREADS, GROUPS, found_by_model, found_by_threads
 
 
@@ -28,9 +28,9 @@ pytestmark = pytest.mark.skipif(
 )
 
 
-def test_it_does_what_an_array_does(tmp_path: Path) -> None:
-    harness, flags, compiler = KINDS["driver"]
-    program = standalone(tmp_path, harness, flags, compiler=compiler)
+@pytest.mark.parametrize("lending", [(), (LENDING,)])
+def test_it_does_what_an_array_does(tmp_path: Path, lending: tuple[str, ...]) -> None:
+    program = standalone(tmp_path, ("driver.c", *MODEL), (*ADDRESS, *lending))
     subprocess.run([program, "--random", "7", "600"], check=True, timeout=100)
 
 

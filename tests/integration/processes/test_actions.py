@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import pwd
@@ -25,7 +26,7 @@ from collector.counters import Counters
 from collector.events import Event
 from collector.park import PARK
 from collector.trace.reader import TraceReader
-from probes.errors import ActionFailed
+from probes.errors import ActionFailed, RecordingError
 from probes.wire import RECORD
 from tests.interpreters import get
 from tests.processes import read_line, wait_until
@@ -311,6 +312,15 @@ def test_what_is_remembered_is_bounded_by_time_and_by_bytes() -> None:
     assert sum(one.size for one in by_bytes.snapshot(1000 * S)[1]) <= 110_000
 
 
+def test_a_name_that_another_session_is_about_to_use_is_left_to_it(tmp_path: Path) -> None:
+    other = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    name = hashlib.sha256(os.fsencode(tmp_path / "here-1")).hexdigest()
+    with other:
+        other.bind(f"\0parkscope-{name}")
+        assert new_file(job("stack-dump", tmp_path), ".stacks.json").name == "here-2.stacks.json"
+    assert new_file(job("stack-dump", tmp_path), ".stacks.json").name == "here-1.stacks.json"
+
+
 def test_files_get_the_next_free_number_and_keep_within_their_budgets(tmp_path: Path) -> None:
     assert new_file(job("stack-dump", tmp_path), ".stacks.json").name == "here-1.stacks.json"
     (tmp_path / "here-1.heap").write_bytes(b"x" * 1000)
@@ -350,3 +360,25 @@ def test_a_session_carries_out_all_that_a_rule_asks_for_one_after_another(tmp_pa
     assert sorted(path.name for path in tmp_path.glob("here-*")) == [
         "here-1.heap", "here-2.stacks.json", "here-3.pks",
     ]  # fmt: skip
+
+
+def test_what_cannot_be_kept_whole_is_not_left_in_part(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_what: Any) -> None:
+        raise RecordingError("No space left on device")
+
+    monkeypatch.setattr("collector.sinks.trace_file.TraceFile.on_parks", full)
+    with pytest.raises(RecordingError):
+        keep.write(job("keep", tmp_path), {}, remembered(20 * S, 1 << 30, 5).snapshot(10 * S))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_event_with_a_long_stack_weighs_what_it_takes() -> None:
+    frame = {"function": "f", "file": "x.py", "line": 1, "module": "x"}
+    ring = keep.Ring(1000 * S, 1 << 20)
+    for second in range(1000):
+        stack = [dict(frame) for _ in range(32)]
+        ring.on_events([Event("park_long", second * S, data={"stack": stack})])
+        ring.on_health(Counters(), second * S)
+    assert ring.forgotten > 800

@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import os
 import signal
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from subprocess import PIPE
 
+import psutil
 import pytest
 
 from collector.events import Event
@@ -16,7 +17,15 @@ from tests import interpreters, processes
 from tests.interpreters import get
 from tests.observe import attached
 from tests.processes import wait_until
-from tests.triggering import ORDERS, Watched, rules, watched
+from tests.triggering import (
+    ORDERS,
+    SORTS,
+    Watched,
+    of_all_sorts,
+    provoke,
+    rules,
+    watched,
+)
 from tracer.session import SessionOptions
 from tracer.triggers.setup import TriggerOptions
 
@@ -36,31 +45,14 @@ def of(events: list[Event], trigger: str) -> list[Event]:
 
 
 def test_a_stalled_loop_a_deadlock_memory_and_threads_are_noticed(folder: Path) -> None:
-    text = ""
-    for name, condition in {
-        "stall": "loop_stall > 300ms",
-        "knot": "deadlock and members == 2",
-        "large": "rss > 150MB",
-        "many": "threads > 40",
-    }.items():
-        text += f"[[trigger]]\nname='{name}'\non='{condition}'\n"
-        text += "do={stack-dump=true, min_free=0}\n"
-    with watched(HERE, rules(folder, text), "proc", ORDERS) as watch:
+    with watched(HERE, of_all_sorts(folder), "proc", ORDERS) as watch:
         watch.tell("await 0.7")
         watch.tell("grow 40")
         assert watch.events("trigger") == [], "the loop waits by design, and there is room"
-        watch.tell("stall 0.8")
-        watch.wait_for("trigger", trigger="stall")
-        assert watch.answer() == {"stalled": 0.8}
-        watch.tell("grow 200")
-        watch.wait_for("trigger", trigger="large")
-        watch.tell("threads 45")
-        watch.wait_for("trigger", trigger="many")
-        members = watch.tell("deadlock")["tids"]
-        watch.wait_for("trigger", trigger="knot")
-        done = watch.wait_for("action", 4, status="done")
+        members = provoke(watch)
+        done = watch.wait_for("action", len(SORTS), status="done")
     fired = watch.events("trigger")
-    assert sorted(event.data["trigger"] for event in fired) == ["knot", "large", "many", "stall"]
+    assert sorted(event.data["trigger"] for event in fired) == sorted(SORTS)
     (stall,) = of(fired, "stall")
     assert stall.data["facts"]["loop_stall"] >= 300_000_000
     assert stall.data["facts"]["function"] == "stall"
@@ -155,3 +147,23 @@ def test_a_target_that_ends_while_it_is_dumped_leaves_a_whole_dump_or_none(folde
     whole = told["heap-dump"].data["status"] == "done"
     assert len(list(folder.glob("*.heap"))) == int(whole)
     assert [path.name for path in folder.iterdir() if path.name.startswith(".")] == []
+
+
+def test_a_worker_that_was_killed_while_idle_is_replaced_before_it_is_needed(folder: Path) -> None:
+    text = f"[[trigger]]\non='{PARK}'\ndo='exec /bin/true'\n"
+    with watched(HERE, rules(folder, text), "proc", ORDERS) as watch:
+        (worker,) = workers()
+        worker.kill()
+        wait_until(lambda: workers() not in ([], [worker]), "another worker")
+        watch.tell("park 0.5")
+        watch.wait_for("action", status="done")
+    assert workers() == []
+
+
+def workers() -> list[psutil.Process]:
+    found = []
+    for one in psutil.Process().children():
+        with suppress(psutil.NoSuchProcess):  # also a zombie that nobody has waited for yet
+            if "tracer.triggers.worker" in one.cmdline():
+                found.append(one)
+    return found

@@ -71,13 +71,19 @@ def test_a_tail_call_out_of_the_library_is_cheap_and_has_no_result() -> None:
 
 
 def test_a_tail_call_within_the_library_is_followed_into_it() -> None:
-    text = "55 5d e9f9000000" + "90" * 9 + "53 5b c3"
-    assert places(left(text, own_slow=256)) == [(18, STEPPED, True)]
+    text = "55 5d e9f9000000" + "90" * 9 + "53 5b e9f9000000"
+    assert places(left(text, 7, own_slow=256, other=272)) == [(18, EMULATED, False)]
+
+
+def test_other_functions_are_not_single_stepped_for_all_who_call_them() -> None:
+    found = left("55 5d e9f9000000" + "90" * 9 + "53 5b c3", 7, own_slow=256)
+    assert isinstance(found, Refusal)
+    assert "single-step" in found.why
 
 
 def test_what_follows_a_call_that_never_returns_is_another_function() -> None:
-    # je +6; call abort; (the function ends) ret; ret
-    assert places(left("7406 e800010000 c3 c3", size=7)) == [(8, STEPPED, True)]
+    # jne +1; ret; call abort; (the function ends) ret
+    assert places(left("7501 c3 e800010000 c3", size=8)) == [(2, STEPPED, True)]
 
 
 @pytest.mark.parametrize(

@@ -50,6 +50,17 @@ def test_what_is_not_there_is_a_fault(image: Image, address: int, size: int) -> 
         image.read(address, size)
 
 
+def test_only_a_file_that_nobody_will_read_is_emptied_at_the_end(image: Image) -> None:
+    other = os.dup(image.fd)
+    whole = data_ranges(other, image.size)
+    replace(image, fd=os.dup(image.fd)).close()
+    assert data_ranges(other, image.size) == whole
+    replace(image, in_memory=True).close()
+    assert data_ranges(other, image.size) == []
+    os.close(other)
+    image.fd = -1
+
+
 def test_a_saved_image_is_the_same(image: Image, tmp_path: Path) -> None:
     image.save(tmp_path / "one")
     assert (tmp_path / "one").stat().st_mode & 0o777 == 0o600

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from probes.wire import PAYLOAD, Kind
-from tracer.backends.bcc import native_counts
+from tracer.backends.bcc import syscalls
 from tracer.backends.bcc.native_counts import MAX_COUNTS, MapMaps
 
 CPUS = 2
@@ -48,8 +48,8 @@ def test_room_is_made_for_maps_that_come_and_go_and_nothing_is_lost(
 ) -> None:
     kernel = Counters()
     for name in ("map_items", "map_lookup"):
-        monkeypatch.setattr(native_counts.syscalls, name, getattr(kernel, name))
-    monkeypatch.setattr(native_counts.syscalls, "cpus", lambda: CPUS)
+        monkeypatch.setattr(syscalls, name, getattr(kernel, name))
+    monkeypatch.setattr(syscalls, "cpus", lambda: CPUS)
     maps = MapMaps(SimpleNamespace(maps={"ps_map_counts": 0}))  # type: ignore[arg-type]
     told = 0
 

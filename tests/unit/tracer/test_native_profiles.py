@@ -89,6 +89,8 @@ def test_one_s_own_takes_the_place_of_a_built_in_one(tmp_path: Path) -> None:
     own.chmod(0o600)
     (mine,) = [one for one in load_all((own,)) if one.name == "concurrent_map"]
     assert mine.map.type == "Mine"
+    with pytest.raises(UsageError, match="two profiles are called 'concurrent_map'"):
+        load_all((own, own))
 
 
 def test_a_library_is_known_by_name_and_by_what_is_in_it() -> None:
@@ -122,6 +124,9 @@ def test_the_places_of_the_toy(tmp_path: Path) -> None:
     assert list(end.details[:5]) == list(MapMode)[:5]
     assert list(end.outcomes[:5]) == list(MapOutcome)
     assert end.known == 0b10011111
+    # No begin is attached before its end: it would last for ever.
+    begins = [site.function in ("shard_wait", "range_begin") for site in plan.sites]
+    assert begins == sorted(begins)
     # Where the kernel would single-step a long nop it is left alone, and that is said.
     assert not cautious.sites
     assert all("single-step" in one.why for one in cautious.refusals)

@@ -5,7 +5,6 @@
 
 #include <sched.h>
 #include <structmember.h>
-#include <time.h>
 
 static int raw_enter(cm_map *map, uint64_t key, cmap_place *place)
 {

@@ -32,6 +32,14 @@ static inline uint64_t cmap_number_of(const void *pointer)
     return (uint64_t)(uintptr_t)pointer;
 }
 
+/* CLOCK_MONOTONIC, which time.monotonic_ns() reads, too. */
+static inline uint64_t cmap_now_ns(void)
+{
+    struct timespec time;
+    clock_gettime(CLOCK_MONOTONIC, &time);
+    return (uint64_t)time.tv_sec * 1000000000u + (uint64_t)time.tv_nsec;
+}
+
 /* xorshift64*: Vigna, "An experimental exploration of Marsaglia's xorshift generators". */
 static inline uint64_t cmap_dice(uint64_t *state)
 {
@@ -39,14 +47,6 @@ static inline uint64_t cmap_dice(uint64_t *state)
     *state ^= *state << 25;
     *state ^= *state >> 27;
     return *state * UINT64_C(2685821657736338717);
-}
-
-/* CLOCK_MONOTONIC, which time.monotonic_ns() reads, too. */
-static inline uint64_t cmap_now_ns(void)
-{
-    struct timespec time;
-    clock_gettime(CLOCK_MONOTONIC, &time);
-    return (uint64_t)time.tv_sec * 1000000000u + (uint64_t)time.tv_nsec;
 }
 
 /* Key in the lower half, a number of its own in the upper one. */

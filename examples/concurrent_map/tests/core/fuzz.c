@@ -62,6 +62,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     if (size < 5)
         return 0;
     static Table table;
+    if (data[0] == data[1])
+        make_fails(data[0], 1 + data[2] % 64);
     make(&table, data[0]);
     for (size_t at = 1; at + 3 <= size && table.happened < LOG - 2 * KEYS; at += 3) {
         int key = data[at + 1] | (data[at] & 128) << 1;

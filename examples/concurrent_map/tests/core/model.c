@@ -3,6 +3,8 @@
 static const uint32_t shards[] = {1, 2, 4, 16};
 static const uint64_t histories[] = {0, 1, 7, 64};
 
+/* Two bits each for the hashes, the shards and the history, one for keys that only foreign
+ * code can compare, and one for an end as the garbage collector makes it. */
 void make(Table *table, int kind)
 {
     memset(table, 0, offsetof(Table, past));
@@ -10,13 +12,37 @@ void make(Table *table, int kind)
     memset(table->picture, 0, sizeof table->picture);
     memset(table->walk, 0, sizeof table->walk);
     table->hashing = kind & 3;
+    table->foreign = kind >> 6 & 1;
+    table->abandoned = kind >> 7 & 1;
     table->map = cm_map_new(table, 0, shards[kind >> 2 & 3], histories[kind >> 4 & 3]);
     MUST(table->map != NULL);
+}
+
+/* Memory runs out on the way: then there is no map, and nothing is left of it. */
+void make_fails(int kind, long allocations)
+{
+    memory_fails_after(allocations);
+    cm_map *map = cm_map_new(NULL, 0, shards[kind >> 2 & 3], histories[kind >> 4 & 3]);
+    memory_fails_after(0);
+    if (map != NULL)
+        cm_map_free(map);
+}
+
+static void abandon(Table *table)
+{
+    cm_map_abandon(table->map);
+    MUST(cm_map_entries(table->map) == 0);
+    for (int key = 0; key < KEYS; key++)
+        if (table->value[key] != 0)
+            set(table, key, 0);
+    table->shape++;
 }
 
 void unmake(Table *table)
 {
     all_is_sound(table);
+    if (table->abandoned)
+        abandon(table);
     for (int which = 0; which < WALKS; which++)
         end_walk(table, which);
     for (int which = 0; which < PICTURES; which++)
@@ -38,6 +64,33 @@ uint64_t hash_of(const Table *table, int key)
     case 2: return (uint64_t)key;
     default: return (uint64_t)key << 55;
     }
+}
+
+cm_query asked_for(const Table *table, int key)
+{
+    struct cm_thing *thing = thing_new((uint64_t)key);
+    thing->foreign = table->foreign && key % 3 == 0;
+    return (cm_query){.hash = hash_of(table, key), .key = thing};
+}
+
+/* With the comparisons that only foreign code can make, as ../../src/ext/locate.c has them
+ * made and remembered. */
+int find(const cm_map *map, const cm_bucket *bucket, cm_query *query)
+{
+    static void *different[KEYS];
+    int at;
+    query->different = different;
+    while ((at = cm_find(map, bucket, query)) == CM_ASK) {
+        const struct cm_thing *key = query->key;
+        if (((struct cm_thing *)query->ask)->value == key->value) {
+            MUST(query->same == NULL);
+            query->same = query->ask;
+        } else {
+            MUST(query->differing < KEYS);
+            different[query->differing++] = query->ask;
+        }
+    }
+    return at;
 }
 
 void set(Table *table, int key, uint64_t value)
@@ -64,13 +117,12 @@ typedef struct {
 static int enter(Table *table, int key, Place *place)
 {
     memset(place, 0, sizeof *place);
-    place->query.hash = hash_of(table, key);
-    place->query.key = thing_new((uint64_t)key);
+    place->query = asked_for(table, key);
     place->shard = cm_shard_of(table->map, place->query.hash);
     MUST(cm_enter(table->map, place->shard) == 0);
     place->structure = table->map->structure;
     place->bucket = cm_bucket_of(table->map, place->shard->dir, place->query.hash);
-    return cm_find(table->map, place->bucket, &place->query);
+    return find(table->map, place->bucket, &place->query);
 }
 
 static void leave(Table *table, Place *place)

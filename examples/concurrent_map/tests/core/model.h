@@ -33,7 +33,7 @@ typedef struct {
 
 typedef struct {
     cm_map *map;
-    int hashing;
+    int hashing, foreign, abandoned; /* see make() */
     int frail; /* memory may run out in this operation */
     uint64_t value[KEYS];
     uint64_t serial, version;
@@ -47,8 +47,11 @@ typedef struct {
 
 /* --- model.c: the table and single keys --- */
 void make(Table *table, int kind);
+void make_fails(int kind, long allocations);
 void unmake(Table *table);
 uint64_t hash_of(const Table *table, int key);
+cm_query asked_for(const Table *table, int key);
+int find(const cm_map *map, const cm_bucket *bucket, cm_query *query);
 void set(Table *table, int key, uint64_t value);
 void changed(Table *table, uint64_t version, int operation, int key, uint64_t value);
 void perform(Table *table, int operation, int key, int argument);

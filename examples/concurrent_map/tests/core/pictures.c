@@ -43,11 +43,11 @@ void load_picture(Table *table, int which, int key)
     Picture *picture = &table->picture[which % PICTURES];
     if (picture->view == NULL)
         return;
-    cm_query query = {.hash = hash_of(table, key), .key = thing_new((uint64_t)key)};
+    cm_query query = asked_for(table, key);
     cm_shard *shard = cm_shard_of(table->map, query.hash);
     cm_bucket *bucket =
         cm_bucket_of(table->map, picture->view->dir[shard - table->map->shard], query.hash);
-    int at = cm_find(table->map, bucket, &query);
+    int at = find(table->map, bucket, &query);
     MUST(picture->value[key] == (at >= 0 ? value_of(&bucket->entry[at]) : 0));
     cm_host_release(query.key);
 }

@@ -38,12 +38,29 @@ static uint32_t owners_of(const Seen *all, const void *thing)
     return all->owners[at];
 }
 
+/* What is borrowed is there, at the same place, and both know of each other. */
+static void loans_are_sound(const cm_bucket *bucket)
+{
+    const cm_bucket *lender = bucket->lender, *borrower = bucket->borrower;
+    MUST(lender == NULL || lender->borrower == bucket);
+    MUST(borrower == NULL || borrower->lender == bucket);
+    MUST(bucket->count >= 64 || bucket->borrowed >> bucket->count == 0);
+    for (uint32_t i = 0; i < bucket->count; i++) {
+        if (!cm_borrowed(bucket, i))
+            continue;
+        MUST(lender != NULL && i < lender->count);
+        MUST(lender->entry[i].key == bucket->entry[i].key);
+        MUST(lender->entry[i].value == bucket->entry[i].value);
+    }
+}
+
 static void bucket_is_sound(const cm_map *map, uint32_t shard, const cm_dir *dir, uint64_t slot)
 {
     const cm_bucket *bucket = dir->slot[slot];
     uint64_t span = UINT64_C(1) << (dir->depth - bucket->depth);
     MUST(bucket->depth <= dir->depth && slot % span == 0 && bucket->shard == shard);
     MUST(bucket->count <= bucket->capacity);
+    loans_are_sound(bucket);
     for (uint64_t i = 1; i < span; i++)
         MUST(dir->slot[slot + i] == bucket);
     for (uint32_t i = 0; i < bucket->count; i++) {

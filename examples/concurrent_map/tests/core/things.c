@@ -37,6 +37,7 @@ struct cm_thing *thing_new(uint64_t value)
         abort();
     atomic_init(&thing->refs, 1);
     thing->value = value;
+    thing->foreign = 0;
     atomic_fetch_add_explicit(&alive, 1, memory_order_relaxed);
     return thing;
 }

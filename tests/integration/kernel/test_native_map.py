@@ -122,7 +122,8 @@ def test_changes_of_a_breaker_are_told_one_by_one(start: Start, tmp_path: Path) 
         for change in [*changes, (0, 7, 1, 2)]:
             ask(process, f"breaker {' '.join(map(str, change))}")
         found = wait_until(
-            lambda: told if len(told := said(session, "breaker")) > len(changes) else [], "all"
+            lambda: told if len(told := said(session, "breaker", map="sessions")) == 6 else [],
+            "all",
         )
     names = ("closed", "open", "half-open")
     *known, strange = [event.data for event in found]

@@ -109,7 +109,7 @@ def test_the_live_view_knows_workers_apart_and_forgets_those_that_ended() -> Non
     sink = LiveSink()
     sink.on_events([*told(change(CLOSED, OPEN, pid=7)), *told(change(CLOSED, OPEN, pid=8))])
     sink.on_events(told(change(HALF_OPEN, CLOSED, pid=7)))
-    assert sink.snapshot.breakers == (("map:orders", "open"),)
+    assert list(sink.snapshot.breakers) == [("map:orders", "open")]
     sink.on_records(make(Kind.PROC_EXIT, ts_ns=S, pid=8, tid=8), {}, 2 * S)
     sink.on_events([])
     assert not sink.snapshot.breakers

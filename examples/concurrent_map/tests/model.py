@@ -27,6 +27,20 @@ from contract import IMPLEMENTATIONS, Key
 HISTORY = 40
 MOST_OPEN = 5
 
+
+class Box:
+    """A value that the garbage collector would empty if it took it for garbage."""
+
+    def __init__(self, content: int) -> None:
+        self.content = content
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Box) and other.content == self.content
+
+    def __hash__(self) -> int:
+        return hash(self.content)
+
+
 KEYS = st.one_of(
     st.integers(0, 40),
     st.integers(0, 5).map(lambda n: n << 40),
@@ -35,7 +49,11 @@ KEYS = st.one_of(
     st.integers(0, 9).map(lambda n: Key(str(n), hash_=n % 2)),  # collisions, and foreign code
     st.sampled_from([None, 1.5, b"bytes", True]),
 )
-VALUES = st.one_of(st.integers(0, 5), st.sampled_from(["x", None, (), 2.0]))
+VALUES = st.one_of(
+    st.integers(0, 5),
+    st.sampled_from(["x", None, (), 2.0]),
+    st.integers(0, 5).map(Box),
+)
 
 
 class MapMachine(RuleBasedStateMachine):
@@ -197,6 +215,24 @@ class MapMachine(RuleBasedStateMachine):
             key, value = next(walk)
             del left[key]
             assert (key, value) in self.known
+
+    @rule(data=st.data())
+    def collect_garbage(self, data: Any) -> None:
+        """Some of what is open becomes a cycle that nobody refers to."""
+        cell: list[Any] = []
+        everything: list[list[Any]] = [
+            self.views,
+            self.pictures,
+            self.weaks,
+            self.stricts,
+            self.cursors,
+        ]
+        for opened in everything:
+            if opened and data.draw(st.booleans()):
+                cell = [opened.pop()]
+                cell.append(cell)
+        del cell
+        gc.collect()
 
     @rule()
     def finish(self) -> None:

@@ -198,6 +198,29 @@ class Cycles(Contract):
         assert len(list(walk)) >= 0
         assert all(thing.other is m for key, thing in m.items() if key != "outer")
 
+    def test_a_walk_that_is_garbage_takes_nothing_along(self) -> None:
+        """What the walk and the map share is the map's as long as it is there."""
+        for views in (0, 1, 2):
+            m = self.new({n: [n] for n in range(40)}, shards=1)
+            kept = [m.snapshot() for _ in range(views)]
+            for n in range(4):
+                cell: list[Any] = [walk := m.iterate("weak"), m.iterate("weak")]
+                next(walk)
+                if n % 2:
+                    next(cell[1])
+                cell.append(cell)
+                m.store(n, [n])
+                if n == views:
+                    kept.append(m.snapshot())
+                m.pop(30 + n)
+                del cell, walk
+                gc.collect()
+                assert {key: value[:] for key, value in m.items()} == {
+                    key: [key] for key in [*range(30), *range(31 + n, 40)]
+                }
+            for view in kept:
+                assert all(value == [key] for key, value in view.items())
+
     def test_finalizers_in_a_cycle_may_use_what_is_left(self) -> None:
         seen: list[Any] = []
 

@@ -9,7 +9,7 @@ import pytest
 from contract import IMPLEMENTATIONS
 from model import run_model
 
-EXAMPLES = int(os.environ.get("CONCURRENT_MAP_EXAMPLES", "25"))
+EXAMPLES = int(os.environ.get("CONCURRENT_MAP_EXAMPLES", "100"))
 
 
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)

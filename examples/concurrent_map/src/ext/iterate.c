@@ -188,12 +188,13 @@ static int iterator_traverse(Iterator *self, visitproc visit, void *arg)
     Py_VISIT(Py_TYPE(self));
     Py_VISIT((PyObject *)self->map);
     Py_VISIT(self->reused);
-    /* A bucket that only this walk owns is nobody else's to tell. */
+    /* A bucket that only this walk owns is nobody else's to tell, but for what it has lent:
+     * that is the map's, which outlives the walk. */
     const cm_bucket *bucket = self->walk.view == NULL ? self->walk.bucket : NULL;
     if (bucket == NULL || !bucket->retired || bucket->owners != 1)
         return 0;
     for (uint32_t i = 0; i < bucket->count; i++) {
-        if (cm_borrowed(bucket, i))
+        if (cm_borrowed(bucket, i) || (bucket->borrower && cm_borrowed(bucket->borrower, i)))
             continue;
         Py_VISIT((PyObject *)bucket->entry[i].key);
         Py_VISIT((PyObject *)bucket->entry[i].value);

@@ -106,27 +106,74 @@ static int map_init(MapObject *self, PyObject *args, PyObject *kwargs)
 
 /* --- the garbage collector ----------------------------------------------------------
  *
- * The map answers for every bucket, its own and those that only views have kept; views
- * refer to their map, and answer for nothing. So each reference that a bucket has to an
- * object is told once, whoever shares the bucket. It takes no lock: who changes the table
- * has the GIL, and the collector has it now. */
+ * The map answers for every bucket, its own and those that only views have kept; views and
+ * walks refer to their map. So each reference that a bucket has to an object is told once,
+ * whoever shares the bucket. What a bucket has borrowed of one that only walks have is told
+ * by the map as well: it has to stay if the walks are garbage and the map is not. A walk tells
+ * only what nobody else has (iterate.c). Nothing takes a lock: who changes the table has the
+ * GIL, and the collector has it now.
+ *
+ * mark: known in this traversal; mark + 1: and told. Without views every bucket is told
+ * once anyway, and none that lends is the map's. */
+
+static int is_known(const cm_map *map, const cm_bucket *bucket)
+{
+    return bucket->mark == map->mark || bucket->mark == map->mark + 1;
+}
+
+/* The next bucket of a directory; `slot` is raised to the one after it. */
+static cm_bucket *each_bucket(const cm_dir *dir, uint64_t *slot)
+{
+    if (*slot >= UINT64_C(1) << dir->depth)
+        return NULL;
+    cm_bucket *bucket = dir->slot[*slot];
+    *slot += UINT64_C(1) << (dir->depth - bucket->depth);
+    return bucket;
+}
+
+static void mark_known(cm_map *map, cm_dir *const *dirs, size_t step)
+{
+    for (uint32_t i = 0; i < map->shards; i++) {
+        const cm_dir *dir = *(cm_dir *const *)((const char *)dirs + i * step);
+        cm_bucket *bucket;
+        for (uint64_t slot = 0; (bucket = each_bucket(dir, &slot)) != NULL;)
+            bucket->mark = map->mark;
+    }
+}
+
+/* Whether an entry is borrowed, and one of the map's buckets between here and the owner of
+ * the reference tells it. */
+static int told_elsewhere(const cm_map *map, const cm_bucket *bucket, uint32_t at)
+{
+    for (; cm_borrowed(bucket, at); bucket = bucket->lender)
+        if (is_known(map, bucket->lender))
+            return 1;
+    return 0;
+}
+
+static int visit_bucket(const cm_map *map, const cm_bucket *bucket, visitproc visit, void *arg)
+{
+    for (uint32_t at = 0; at < bucket->count; at++) {
+        if (told_elsewhere(map, bucket, at))
+            continue;
+        Py_VISIT((PyObject *)bucket->entry[at].key);
+        Py_VISIT((PyObject *)bucket->entry[at].value);
+    }
+    return 0;
+}
 
 static int visit_dir(cm_map *map, const cm_dir *dir, int shared, visitproc visit, void *arg)
 {
-    for (uint64_t i = 0; i < UINT64_C(1) << dir->depth;) {
-        cm_bucket *bucket = dir->slot[i];
-        i += UINT64_C(1) << (dir->depth - bucket->depth);
-        if (shared && bucket->mark == map->mark)
+    cm_bucket *bucket;
+    int stop = 0;
+    for (uint64_t slot = 0; stop == 0 && (bucket = each_bucket(dir, &slot)) != NULL;) {
+        if (shared && bucket->mark != map->mark)
             continue;
-        bucket->mark = map->mark;
-        for (uint32_t at = 0; at < bucket->count; at++) {
-            if (cm_borrowed(bucket, at))
-                continue;
-            Py_VISIT((PyObject *)bucket->entry[at].key);
-            Py_VISIT((PyObject *)bucket->entry[at].value);
-        }
+        if (shared)
+            bucket->mark = map->mark + 1;
+        stop = visit_bucket(map, bucket, visit, arg);
     }
-    return 0;
+    return stop;
 }
 
 static int visit_history(const cm_map *map, visitproc visit, void *arg)
@@ -145,8 +192,12 @@ static int map_traverse(MapObject *self, visitproc visit, void *arg)
     cm_map *map = self->map;
     if (map == NULL)
         return 0;
-    map->mark++;
+    map->mark += 2;
     int shared = map->views != NULL, stop = 0;
+    if (shared)
+        mark_known(map, &map->shard[0].dir, sizeof map->shard[0]);
+    for (cm_view *view = map->views; view != NULL; view = view->next)
+        mark_known(map, view->dir, sizeof view->dir[0]);
     for (uint32_t i = 0; stop == 0 && i < map->shards; i++)
         stop = visit_dir(map, map->shard[i].dir, shared, visit, arg);
     for (cm_view *view = map->views; view != NULL; view = view->next)

@@ -26,7 +26,7 @@ from tests.interpreters import interpreters
 
 ROOT = Path(__file__).resolve().parents[2]
 TESTS = ROOT / "examples" / "concurrent_map" / "tests"
-MODEL_RUNS, MODEL_STEPS = 3000, 50
+MODEL_RUNS, MODEL_STEPS = 1200, 50
 REPETITIONS = 1000
 FUZZ_CPU_S, SLICE_S = 600, 60
 SANITIZED_SEEDS = 6

@@ -122,7 +122,7 @@ def ranges(table: Any, entries: int, count: int, threads: int) -> Works:
 
     def walk() -> int:
         nonlocal walked
-        items = sum(table.walk() for _ in range(walks))
+        items: int = sum(table.walk() for _ in range(walks))
         walked += 1
         return items // ITEMS_PER_WRITE
 

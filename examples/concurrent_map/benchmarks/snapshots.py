@@ -5,7 +5,8 @@
 "memory_bytes": what the process has more of its own after the first snapshot, and then for
 each further one that was taken after stores to 1 % of the keys. "take_ms": one snapshot.
 "gap_ms": the longest time for which a thread in a tight loop did not get on while another
-one takes snapshots, and with another one that takes none. "gc_ms": a full collection with
+one takes snapshots (the least of five runs: what others do on the machine is not ours), and
+with another one that takes none. "gc_ms": a full collection with
 so many snapshots alive, after stores to 1 % of the keys. The values are lists: objects that
 the collector has to look at.
 """
@@ -134,8 +135,8 @@ def main() -> None:
         "entries": asked.entries,
         "memory_bytes": memory(table, keys),
         "take_ms": statistics.median(take(table)),
-        "gap_ms": statistics.median(longest_gap(table.snapshot) for _ in range(5)),
-        "gap_without_ms": statistics.median(longest_gap(None) for _ in range(5)),
+        "gap_ms": min(longest_gap(table.snapshot) for _ in range(5)),
+        "gap_without_ms": min(longest_gap(None) for _ in range(5)),
         "gc_ms": {
             str(n): statistics.median(collection(table, keys, n) for _ in range(3)) for n in (0, 1)
         },

@@ -13,6 +13,7 @@ from typing import Any
 from concurrent_map import ConcurrentMap
 from concurrent_map.baselines import LockedDict, ReadWriteDict
 
+TRIES = 3
 Operations = Sequence[tuple[int, str]]
 
 
@@ -150,15 +151,17 @@ class Plain:
                 delete(key, None)
 
     def walk(self) -> int:
-        """One whole walk, begun again each time that it fails."""
-        while True:
+        """One whole walk, begun again when it fails; at last of a copy, or it would never end."""
+        for attempt in range(TRIES):
+            last = attempt == TRIES - 1
             count = 0
             try:
-                for _key, _value in self.table.items():
+                for _key, _value in list(self.table.items()) if last else self.table.items():
                     count += 1
             except RuntimeError:  # dictionary changed size during iteration
                 continue
             return count
+        raise RuntimeError("a copy failed")
 
     def snapshot(self) -> Any:
         """A picture that stays: dict() of a dict does not let go of the GIL."""

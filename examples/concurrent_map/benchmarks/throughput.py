@@ -9,8 +9,9 @@ one second to the next.
 
     read_mostly    95 % load, 5 % store, of keys that are there
     mixed          50 % load, 25 % store, 25 % delete, half of the keys are there
-    range          whole walks, and writes (store and delete of keys of their own) of about the
-                   same price: made by another thread meanwhile, or between the walks
+    range          whole walks, and writes (store and delete of keys of their own): made by
+                   another thread all the while, or of about the same price between the walks;
+                   ten items of a walk count as one operation
     snapshot       a snapshot is taken and kept, then 100 stores are made, and so on; with two
                    threads, one takes and keeps them while the other stores, a few hundred
                    stores ahead at most
@@ -107,28 +108,38 @@ def points(table: Any, keys: list[str], count: int, workload: str, threads: int)
 
 
 def ranges(table: Any, entries: int, count: int, threads: int) -> Works:
-    """About ``count`` writes, and walks beside them, in laps of whole walks."""
+    """About ``count`` writes, and walks beside them, in laps of whole walks.
+
+    Of two threads the writer goes on until the walks of the lap are over. An item that was
+    walked counts as a part of an operation.
+    """
     laps = min(LAPS, max(1, count * ITEMS_PER_WRITE // entries))
     walks = max(1, count * ITEMS_PER_WRITE // entries // laps)
-    writes: Operations = [
-        (kind, f"new {n % 50}")
-        for n in range(walks * entries // ITEMS_PER_WRITE // 2)
-        for kind in (1, 2)
-    ]
+    part = max(2, entries // ITEMS_PER_WRITE)
+    writes: Operations = [(kind, f"new {n % 50}") for n in range(part // 2) for kind in (1, 2)]
+    some = writes[:100]
+    walked = written = 0
 
     def walk() -> int:
-        return sum(table.walk() for _ in range(walks))
+        nonlocal walked
+        items: int = sum(table.walk() for _ in range(walks))
+        walked += 1
+        return items // ITEMS_PER_WRITE
 
     def write() -> int:
-        table.operate(writes)
-        return len(writes)
+        nonlocal written
+        written += 1
+        done = 0
+        while walked < written:
+            table.operate(some)
+            done += len(some)
+        return done
 
     def both() -> int:
-        part = len(writes) // walks
         done = 0
-        for n in range(walks):
-            table.operate(writes[n * part : (n + 1) * part])
-            done += part + table.walk()
+        for _ in range(walks):
+            table.operate(writes)
+            done += len(writes) + table.walk() // ITEMS_PER_WRITE
         return done
 
     return Works([both] if threads == 1 else [walk, write], laps)

@@ -62,6 +62,10 @@ LOCKS = {
         ),
         {"pointer": "rlock_lock", "owner": "rlock_owner", "count": "rlock_count"},
     ),
+    ("_thread.RLock", 40): (
+        "_PyRecursiveMutex lock;",
+        {"at": "lock.mutex", "owner": "lock.thread"},
+    ),
     ("_queue.SimpleQueue", 56): (
         (
             "PyThread_type_lock lock; int locked; PyObject *lst; Py_ssize_t lst_pos;"
@@ -130,8 +134,10 @@ def test_every_offset_is_the_compilers(interpreter: Interpreter, tmp_path: Path)
     source = tmp_path / "layout.c"
     source.write_text("\n".join(lines) + "\n")
     paths = [f"-I{path}" for base in directories for path in (base, base / "internal")]
+    # Debian's pyconfig.h asks for that of the architecture, from there.
+    further = ["-idirafter", str((interpreter.chroot or Path("/")) / "usr/include")]
     done = subprocess.run(
-        [compiler, "-std=gnu11", "-fsyntax-only", "-w", *paths, str(source)],
+        [compiler, "-std=gnu11", "-fsyntax-only", "-w", *paths, *further, str(source)],
         capture_output=True,
         text=True,
         check=False,

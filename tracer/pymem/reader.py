@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 from collector.context import Blame, Frame, NameFound, Resource, WakerStack
@@ -238,7 +238,31 @@ class PythonReader:
             if tid in states
         }
         threads = Threads(states, self.name, self._readers.names.thread_objects)
-        return self._readers.blames.blames(parked, threads)
+        return self._of_the_living(self._readers.blames.blames(parked, threads), states)
+
+    def _of_the_living(
+        self, blames: Mapping[int, Blame], states: Mapping[int, ThreadState]
+    ) -> dict[int, Blame]:
+        """The same without threads that have ended since ``states`` were listed.
+
+        Another one may have their thread state or ident by now: then all that was read there,
+        however often, is of that one.
+        """
+        now = self.threads() if blames else {}
+        living = {tid for tid, state in states.items() if now.get(tid) == state}
+        found = {}
+        for tid, blame in blames.items():
+            if tid not in living:
+                continue
+            parties = tuple(one for one in blame.candidates if one.tid in living)
+            gone = blame.holder is not None and blame.holder.tid not in living
+            found[tid] = replace(
+                blame,
+                candidates=parties,
+                holder=None if gone else blame.holder,
+                needs=None if gone else blame.needs,
+            )
+        return found
 
     def named(self, blames: Mapping[int, Blame]) -> dict[int, Blame]:
         """The same blames with the names of their resources, as far as they are known by now.

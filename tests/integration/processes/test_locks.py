@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import subprocess
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from collector.context import Blame, Party, Resource
 from tests import storm
 from tests.interpreters import Interpreter, get, matrix
 from tests.lock_truth import compare
 from tests.processes import read_line, wait_until
 from tracer.pymem import PythonReader
+from tracer.pymem.runtime import ThreadState
 from tracer.target import inspect
 
 pytestmark = pytest.mark.ptrace
@@ -21,6 +24,8 @@ Start = Callable[..., subprocess.Popen[bytes]]
 TARGETS = Path(__file__).parents[2] / "targets"
 MANY_WAITS = 40
 STORM_ROUNDS = 100
+NOBODY = Blame(Resource("GIL", None, 0))
+ENDED = 1 << 22  # no native id: the kernel gives smaller ones
 
 
 @matrix()
@@ -66,3 +71,40 @@ def test_the_gil_is_held_by_the_thread_that_computes(
         assert blame.needs == (hog,)
         assert blame.holder.frames is not None
         assert blame.holder.frames[0].function == "compute"
+
+
+def test_what_another_thread_does_in_the_state_of_an_ended_one_is_not_said_of_that(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A thread may end once threads have been listed, and a new one get its thread state."""
+    process = start(get("system-3.11"), TARGETS / "gil_hog.py")
+    hog = int(read_line(process))
+    reader = PythonReader(inspect(process.pid))
+    runtime = reader._readers.runtime
+    listed = runtime.thread_states
+    victim = min(set(reader.threads()) - {hog})
+
+    def said(lists: int) -> Blame | None:
+        """With a list, the first ``lists`` times, in which an ended thread is where the hog is."""
+        left = iter(range(lists))
+
+        def states() -> list[ThreadState]:
+            if next(left, None) is None:
+                return listed()
+            return [replace(s, native_id=ENDED) if s.native_id == hog else s for s in listed()]
+
+        with monkeypatch.context() as patch:
+            patch.setattr(runtime, "thread_states", states)
+            return reader.blame(victim, "gil", 0)
+
+    def holder(lists: int) -> int:
+        one: Party = wait_until(lambda: (said(lists) or NOBODY).holder, "a holder")
+        return one.tid
+
+    assert holder(0) == hog
+    assert holder(1000) == ENDED, "as long as nobody sees the new list"
+    for _ in range(50):
+        blame = said(1)
+        assert blame is not None
+        assert blame.resource.type == "GIL"
+        assert (blame.holder, blame.needs) == (None, None)

@@ -185,13 +185,10 @@ class _Comparison:
         self._report = Report(observation.scenario, observation.interpreter, observation.backend)
         self._explained: set[int] = set()
         self._coarse = observation.backend == "proc"
-        # A sampled begin is late by up to this much, so the park is shorter; a sampled end,
-        # and what looks long just before the threshold need not have been.
+        # A sampled begin is late by up to this much, so the park is shorter.
         self._start_error_ns = observation.info.start_error_ns
-        self._end_error_ns = 0
         if self._coarse:
             self._start_error_ns += observation.slowest_scan_ns
-            self._end_error_ns = observation.info.end_error_ns + observation.slowest_scan_ns
 
     def run(self) -> Report:
         for wait in self._o.truth:
@@ -238,8 +235,7 @@ class _Comparison:
         long_ns = self._o.long_park_ns
         seen = " ".join(map(str, chain)) or "nothing"
         if end_ns is not None and end_ns - start_ns < long_ns:
-            short = end_ns - start_ns + self._end_error_ns < long_ns
-            self._report.invented += [f"{park} in {name}" for park in flagged if short]
+            self._report.invented += [f"{park} in {name}" for park in flagged]
             return
         if not flagged:
             if self._must_be_flagged(wait, kind, start_ns, end_ns, chain):

@@ -32,7 +32,7 @@ class Told:
     def ns(self) -> int:
         return self.ready_ns
 
-    def sleep(self) -> None:
+    def rest(self) -> None:
         with self.log.wait("sleep", "a sleep"):
             self.now_ns += 60 * MS
 
@@ -51,23 +51,23 @@ def told(tmp_path: Path) -> Told:
 def test_the_gil_may_be_lost_between_two_lines(told: Told) -> None:
     """A thread that was preempted there for 5 ms has to let go of it, and the hog takes it."""
     told.log.without_gaps()
-    told.sleep()
+    told.rest()
     told.now_ns += 508 * MS
-    told.sleep()
+    told.rest()
     assert told.lines() == [("sleep", 0, 60), ("gil", 60, 568), ("sleep", 568, 628)]
 
 
 def test_who_stands_ready_for_a_cpu_waits_for_nothing(told: Told) -> None:
     told.log.without_gaps()
-    told.sleep()
+    told.rest()
     told.now_ns += 508 * MS
     told.ready_ns += 470 * MS
-    told.sleep()
+    told.rest()
     assert told.lines() == [("sleep", 0, 60), ("sleep", 568, 628)]
 
 
 def test_a_thread_that_computes_has_gaps_that_are_no_waits(told: Told) -> None:
-    told.sleep()
+    told.rest()
     told.now_ns += 508 * MS
-    told.sleep()
+    told.rest()
     assert told.lines() == [("sleep", 0, 60), ("sleep", 568, 628)]

@@ -95,7 +95,7 @@ class KeysFirst(Locked):
         return count
 
 
-class ReadWrite:
+class ReadWrite(Locked):
     """``dict`` + readers-writer lock. Its walk keeps writers out."""
 
     name = "dict + rw lock"
@@ -117,17 +117,6 @@ class ReadWrite:
             else:
                 with writing:
                     table.pop(key, None)
-
-    def walk(self) -> int:
-        """One whole walk of one moment."""
-        count = 0
-        for _key, _value in self.table.items():
-            count += 1
-        return count
-
-    def snapshot(self) -> Any:
-        """A picture that stays."""
-        return self.table.snapshot()
 
 
 class Plain:

@@ -9,46 +9,17 @@ from pathlib import Path
 
 import pytest
 
-from probes.errors import BadElf
+from tests.code_bytes import BASE, CodeBytes
 from tests.native_maps import compiled
 from tracer.elf import Elf, Symbol
 from tracer.sites.exits import MAX_EXITS, Exit, exits
 from tracer.sites.planner import Function, PriceClass, Refusal, find
 
-BASE = 0x1000
-
-
-class Bytes(Elf):
-    """Code at ``BASE``; ``stubs``: what PLT stubs outside of it are called."""
-
-    def __init__(self, text: str, stubs: dict[int, str], own: dict[str, Symbol]) -> None:
-        self._bytes, self._stubs, self._own = bytes.fromhex(text), stubs, own
-
-    def close(self) -> None: ...
-
-    def read(self, address: int, size: int) -> bytes:
-        at = address - BASE
-        if at < 0 or at + size > len(self._bytes):
-            raise BadElf("outside")
-        return self._bytes[at : at + size]
-
-    def file_offset(self, address: int) -> int:
-        return address - BASE
-
-    def plt_name(self, address: int) -> str | None:
-        return self._stubs.get(address - BASE)
-
-    def exported(self, name: str) -> tuple[Symbol, ...]:
-        return (self._own[name],) if name in self._own else ()
-
-    def local(self, name: str) -> tuple[Symbol, ...]:
-        return ()
-
 
 def left(text: str, size: int = 0, **stubs: int) -> tuple[Exit, ...] | Refusal:
     """Of the code; ``stubs``: name → where its PLT stub is, ``own_…`` is in the file, at +16."""
     own = {name: Symbol(BASE + 16, 0, name, True) for name in stubs if name.startswith("own_")}
-    code = Bytes(text, {at: name for name, at in stubs.items()}, own)
+    code = CodeBytes(text, {at: name for name, at in stubs.items()}, own)
     return exits(code, Function("f", BASE, size))
 
 

@@ -13,40 +13,17 @@ from pathlib import Path
 
 import pytest
 
-from probes.errors import BadElf
 from tests import interpreters
+from tests.code_bytes import BASE, CodeBytes
 from tests.interpreters import Interpreter
 from tracer.elf import Elf
 from tracer.sites import allocation, slow_path
 from tracer.sites.planner import Function, PriceClass, Refusal, Site, find, plan, tail_callee
 from tracer.sites.x86 import decode, emulatable, walk
 
-BASE = 0x1000
-
-
-class Bytes(Elf):
-    """Code at ``BASE`` that stands in no file."""
-
-    def __init__(self, text: str) -> None:
-        self._bytes = bytes.fromhex(text)
-
-    def close(self) -> None: ...
-
-    def read(self, address: int, size: int) -> bytes:
-        at = address - BASE
-        if at < 0 or at + size > len(self._bytes):
-            raise BadElf("outside")
-        return self._bytes[at : at + size]
-
-    def file_offset(self, address: int) -> int:
-        return address - BASE
-
-    def plt_name(self, address: int) -> str | None:
-        return None
-
 
 def planned(text: str, *arguments: str, **options: bool) -> Site | Refusal:
-    code = Bytes(text)
+    code = CodeBytes(text)
     return plan(code, Function("f", BASE, len(text.replace(" ", "")) // 2), arguments, **options)
 
 
@@ -158,7 +135,7 @@ def test_no_code_is_a_refusal() -> None:
 
 
 def test_the_only_tail_jump_names_the_contended_path() -> None:
-    code = Bytes("85ff 7405 31c0 c3 9090 e910000000")
+    code = CodeBytes("85ff 7405 31c0 c3 9090 e910000000")
     slow = tail_callee(code, Function("wait", BASE, 14))
     assert slow is not None
     assert slow.address == BASE + 14 + 0x10
@@ -309,6 +286,6 @@ def test_instruction_lengths_agree_with_objdump(path: Path) -> None:
 
 
 def test_decode_at_the_very_end_of_a_segment() -> None:
-    found = decode(Bytes("c3"), BASE)
+    found = decode(CodeBytes("c3"), BASE)
     assert found is not None
     assert found.mnemonic == "ret"

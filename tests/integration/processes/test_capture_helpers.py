@@ -43,7 +43,8 @@ def hanging(pid: int, engine: str, step: str) -> Iterator[Path]:
     def found() -> Path | None:
         for injector in capturing.injectors() - before:
             place = Path(f"/proc/{injector}")
-            with suppress(FileNotFoundError):  # somebody else's, and over
+            # Somebody else's: over, or a greater one's, which may not be looked at.
+            with suppress(FileNotFoundError, PermissionError):
                 if (place / "syscall").read_text().startswith(PAUSE):
                     return place
         return None

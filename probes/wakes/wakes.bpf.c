@@ -7,6 +7,12 @@ int ps_on_waking(struct bpf_raw_tracepoint_args *ctx)
     u64 wakee = ctx->args[0];
     u32 tid = PS_LOAD(32, wakee, PS_OFF_TASK_PID);
     u8 *expected = ps_expected(tid);
+    if (expected && *expected == PS_EXPECT_RUN) {
+        /* It sleeps again, so it has run since its last wake-up and no program was told:
+         * better no time at all than that of its next run. */
+        *expected = PS_EXPECT_NOTHING;
+        return 0;
+    }
     if ((expected && !*expected) || ps_watch.delete(&tid))
         return 0;
     bool run_follows = expected && ps_setting(PS_SET_TELLS_RUN);

@@ -81,7 +81,11 @@ def held_by(pid: int, field: str) -> set[int]:
     """The ids of what a process holds by its descriptors: ``link_id`` or ``prog_id``."""
     found = set()
     for file in Path(f"/proc/{pid}/fdinfo").iterdir():
-        for line in file.read_text().splitlines():
+        try:
+            lines = file.read_text().splitlines()
+        except FileNotFoundError:
+            continue  # closed since it was listed
+        for line in lines:
             if line.startswith(f"{field}:"):
                 found.add(int(line.split()[1]))
     return found

@@ -159,6 +159,15 @@ def test_a_wake_up_that_ends_a_later_sleep_is_not_the_end_of_this_one(
     assert row["end"] == End.LOST
 
 
+def test_where_its_run_was_not_told_a_sleep_ends_with_its_wake_up(detector: ParkDetector) -> None:
+    woken = make(
+        Kind.WAKE, ts_ns=260 * MS, pid=PID, tid=TID, flags=Flag.RUN_FOLLOWS, since_ns=10 * MS
+    )
+    assert play(detector, 262, blocked(90, since=10), woken).crossed
+    found = play(detector, 266, wait(260.25, 265.5, wait_class=WaitClass.GIL, address=GIL))
+    assert [(p.end, p.end_ns, p.run_delay_ns) for p in found.ended] == [(End.WOKEN, 260 * MS, -1)]
+
+
 def test_the_slow_path_makes_a_scanned_park_exact(detector: ParkDetector) -> None:
     opened = wait(9.5, 90, ts=90, kind=Kind.WAIT_OPEN, address=LOCK + 16)
     assert not play(detector, 90, blocked(90, since=9.6, arg0=LOCK), opened).parks().size

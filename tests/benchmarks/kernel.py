@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import glob
 import os
 import struct
 from collections.abc import Iterator
@@ -78,13 +79,13 @@ def statistics_on() -> Iterator[None]:
 
 
 def held_by(pid: int, field: str) -> set[int]:
-    """The ids of what a process holds by its descriptors: ``link_id`` or ``prog_id``."""
+    """The ids of what a process's threads hold by descriptors: ``link_id`` or ``prog_id``."""
     found = set()
-    for file in Path(f"/proc/{pid}/fdinfo").iterdir():
+    for file in glob.glob(f"/proc/{pid}/task/*/fdinfo/*"):
         try:
-            lines = file.read_text().splitlines()
-        except FileNotFoundError:
-            continue  # closed since it was listed
+            lines = Path(file).read_text().splitlines()
+        except (FileNotFoundError, ProcessLookupError):
+            continue  # closed since it was listed, or its thread has ended
         for line in lines:
             if line.startswith(f"{field}:"):
                 found.add(int(line.split()[1]))

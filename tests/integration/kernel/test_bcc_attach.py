@@ -26,7 +26,7 @@ pytestmark = pytest.mark.kernel
 ROOT = Path(__file__).parents[3]
 
 TRACER = """
-import json, os, re, sys
+import json, re, sys
 sys.path.insert(0, {root!r})
 from pathlib import Path
 from tracer.backends import Options, TargetPlan
@@ -34,9 +34,9 @@ from tracer.backends.bcc.source import BccSource
 from tracer.target import inspect
 source = BccSource([TargetPlan(inspect({pid}))], Options(cache_dir=Path({cache!r})))
 ids = []
-for fd in os.listdir("/proc/self/fdinfo"):
+for file in Path("/proc/self/task").glob("*/fdinfo/*"):
     try:
-        text = Path("/proc/self/fdinfo", fd).read_text()
+        text = file.read_text()
     except OSError:
         continue
     ids += [int(found) for found in re.findall(r"^link_id:\\s*(\\d+)", text, re.M)]

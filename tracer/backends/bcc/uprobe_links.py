@@ -1,7 +1,7 @@
 """Attach and detach groups of uprobes: one link per program and file, or one per probe.
 
 ``uprobe_multi`` links take many places at once and go quickly, also when the tracer
-is killed (traps gone after 0.1 s instead of 7 s); kernels before 6.6 get perf events.
+is killed (``keepers``); kernels before 6.6 get perf events.
 """
 
 from __future__ import annotations
@@ -11,15 +11,16 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 
 from probes.slow_path import spec as slow_path
 from tracer.backends.bcc import syscalls
+from tracer.backends.bcc.keepers import Keepers, Kept
 from tracer.backends.bcc.perf_uprobes import Place, link_uprobe
 from tracer.sites.hooks import Hook
 from tracer.sites.planner import PriceClass
 
 _CALIBRATE = 0  # PS_SITE_CALIBRATE
-_CLOSERS = 4
 
 
 class Links:
@@ -32,9 +33,10 @@ class Links:
     def __init__(self, programs: Mapping[str, int], *, multi: bool) -> None:
         self._programs = programs
         self._multi = multi
-        self._open: dict[tuple[str, int], list[int]] = {}
+        self._keepers = Keepers(programs.values())
+        self._open: dict[tuple[str, int], list[Kept]] = {}
         self._closing: list[Future[None]] = []
-        self._closer = ThreadPoolExecutor(_CLOSERS, "parkscope-detach")
+        self._after = ThreadPoolExecutor(1, "parkscope-detach")
 
     def attach(self, group: str, pid: int, hooks: Sequence[Hook]) -> list[str]:
         """Attach a group's hooks to one process; what could not be attached, for people.
@@ -42,19 +44,24 @@ class Links:
         A hook that fails leaves the others attached.
         """
         failures: list[str] = []
-        links: list[int] = []
+        links: list[Kept] = []
         for (program, path, returns), together in _grouped(hooks).items():
             if program not in self._programs:
                 failures.append(f"{together[0].function}: {program} was not loaded")
                 continue
             try:
-                links += self._link(program, path, together, pid, returns)
+                links.append(self._keep(program, path, together, pid, returns))
             except OSError as error:
                 names = ", ".join(hook.function for hook in together)
                 failures.append(f"{names}: {error.strerror}")
         if links:
             self._open.setdefault((group, pid), []).extend(links)
         return failures
+
+    def _keep(
+        self, program: str, path: str, hooks: Sequence[Hook], pid: int, returns: bool
+    ) -> Kept:
+        return self._keepers.keep(partial(self._link, program, path, hooks, pid, returns))
 
     def _link(
         self, program: str, path: str, hooks: Sequence[Hook], pid: int, returns: bool
@@ -74,15 +81,16 @@ class Links:
                 place = Place(path, hook.offset, hook.semaphore)
                 links += link_uprobe(fd, place, hook.cookie, pid=pid, returns=returns)
         except OSError:
-            _close_all(links)
+            for link in links:
+                os.close(link)
             raise
         return links
 
     def detach(self, group: str, pid: int, then: Callable[[], None] | None = None) -> None:
         """Detach a group from one process, in the background; call ``then`` there afterwards."""
-        links = self._open.pop((group, pid), [])
+        closing = [self._keepers.drop(kept) for kept in self._open.pop((group, pid), [])]
         self._closing = [one for one in self._closing if not one.done()]
-        self._closing.append(self._closer.submit(_close_then, links, then))
+        self._closing += closing if then is None else [self._after.submit(_once, closing, then)]
 
     def settle(self) -> None:
         """Wait until all that was detached is gone: no place is ever hit twice."""
@@ -100,7 +108,7 @@ class Links:
         pairs = [(slow_path.ENTRY.function, False)]
         if returns:
             pairs.append((slow_path.RETURN.function, True))
-        links: list[int] = []
+        links: list[Kept] = []
         try:
             for program, at_return in pairs:
                 hook = Hook(
@@ -114,17 +122,19 @@ class Links:
                     returns=at_return,
                     price=PriceClass.EMULATED,
                 )
-                links += self._link(program, path, [hook], pid, at_return)
+                links.append(self._keep(program, path, [hook], pid, at_return))
             yield
         finally:
-            _close_all(links)
+            for closing in [self._keepers.drop(kept) for kept in links]:
+                closing.result()
 
     def close(self) -> None:
         """Detach everything and wait until that has been done. Safe to call twice."""
-        links = [link for group in self._open.values() for link in group]
-        self._open.clear()
-        self._closing += [self._closer.submit(_close_then, [link], None) for link in links]
-        self._closer.shutdown(wait=True)
+        for group, pid in list(self._open):
+            self.detach(group, pid)
+        self.settle()
+        self._keepers.close()
+        self._after.shutdown(wait=True)
 
 
 def _grouped(hooks: Sequence[Hook]) -> dict[tuple[str, str, bool], list[Hook]]:
@@ -138,12 +148,7 @@ def _grouped(hooks: Sequence[Hook]) -> dict[tuple[str, str, bool], list[Hook]]:
     return groups
 
 
-def _close_all(descriptors: Sequence[int]) -> None:
-    for descriptor in descriptors:
-        os.close(descriptor)
-
-
-def _close_then(descriptors: Sequence[int], then: Callable[[], None] | None) -> None:
-    _close_all(descriptors)
-    if then is not None:
-        then()
+def _once(closing: Sequence[Future[None]], then: Callable[[], None]) -> None:
+    for one in closing:
+        one.result()
+    then()

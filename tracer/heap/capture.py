@@ -215,6 +215,7 @@ def _survey(target: Target, common: Mapping[str, int | str], progress: Progress 
         elf_bytes=found["elf"],
         precopy=found["precopy"],
         gadget=found["gadget"],
+        clone_ns_per_page=found["clone_price"],
     )
 
 

@@ -36,6 +36,8 @@ def test_predictions_are_those_that_were_measured() -> None:
     assert 1 < found["precopy"] < 3
     assert 11 < found["clone"] < 20
     assert 180 < found["stop-and-copy"] < 240
+    dear = replace(GIGABYTE, clone_ns_per_page=62)
+    assert 30 < engines.ENGINES["clone"].predict(dear, 0) / MS < 36
     huge = replace(GIGABYTE, huge_bytes=1 << 30)
     assert engines.ENGINES["clone"].predict(huge, 0) < MS
 
@@ -47,6 +49,9 @@ def test_huge_pages_and_dirty_pages_count() -> None:
     limit = dirty_limit(GIGABYTE, others, 5 * MS)
     assert 40 << 20 < limit < 80 << 20
     assert dirty_limit(GIGABYTE, [], 5 * MS) > 1 << 40
+    dear = replace(GIGABYTE, clone_ns_per_page=50)
+    others = [one for one in choose(dear, reasons, 5 * MS) if one.engine.name != "precopy"]
+    assert 100 << 20 < dirty_limit(dear, others, 5 * MS) < 150 << 20
 
 
 def test_what_cannot_be_is_said() -> None:

@@ -175,6 +175,9 @@ int copy_files(pid_t source, struct plan *plan, bool writable_too);
 #define PIECE (256ULL << 10) /* bytes that are copied without a look at the clock */
 void breathe(void);
 
+/* --- price.c ---------------------------------------------------------------------------------- */
+u64 clone_price(u64 small_bytes);
+
 /* --- crew.c, rest.c: what is done while the target stands still ------------------------------ */
 void crew_call(void);
 pid_t crew_member(int hand);

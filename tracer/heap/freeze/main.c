@@ -229,7 +229,8 @@ int engine_survey(struct plan *plan) {
     put(&text, "{\"ok\":{\"present\":%llu,\"huge\":%llu,\"copied\":%llu,\"elf\":%llu,",
         (unsigned long long)all, (unsigned long long)huge,
         (unsigned long long)regions_bytes(&found), (unsigned long long)elf);
-    put(&text, "\"precopy\":%s,\"gadget\":%s}}", precopy_possible() ? "true" : "false",
+    put(&text, "\"clone_price\":%llu,\"precopy\":%s,\"gadget\":%s}}",
+        (unsigned long long)clone_price(all - huge), precopy_possible() ? "true" : "false",
         find_gadget(options.pid, &maps) ? "true" : "false");
     send_text(&text);
     return 0;

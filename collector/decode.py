@@ -45,6 +45,8 @@ def decode(raw: Buffer) -> Decoded:
     whole = len(data) // RECORD_SIZE
     malformed = 1 if len(data) % RECORD_SIZE else 0
     records = data[: whole * RECORD_SIZE].view(RECORD)
+    if not whole:
+        return Decoded(records, malformed)  # as most batches of an idle target
     good = (records["kind"] > 0) & (records["kind"] < KIND_END)
     good &= ~_bad_payload(records)
     if good.all():

@@ -49,7 +49,7 @@ from tracer.sites.hooks import Hook
 from tracer.target import Module, inspect
 
 DRAIN_PERIOD_NS = SECOND_NS
-LOOK_PERIOD_NS = SECOND_NS
+LOOK_PERIOD_NS = 2 * SECOND_NS
 LOOK_SHARE = 200
 """Looking for new libraries takes at most one part in so many of a core."""
 LOOK_LIBRARIES = 4

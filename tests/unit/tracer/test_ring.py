@@ -11,7 +11,16 @@ import numpy as np
 import pytest
 
 from probes.wire import RECORD_SIZE
-from tracer.backends.bcc.ring import MIN_PERIOD_NS, PAGE, PERIOD_NS, STRIDE, Pace, Ring
+from tracer.backends.bcc.ring import (
+    IDLE_LOOKS,
+    IDLE_PERIOD_NS,
+    MIN_PERIOD_NS,
+    PAGE,
+    PERIOD_NS,
+    STRIDE,
+    Pace,
+    Ring,
+)
 
 SIZE = PAGE
 BUSY, DISCARDED = 1 << 31, 1 << 30
@@ -159,6 +168,20 @@ def test_an_idle_ring_is_looked_at_rarely() -> None:
     pace = Pace(16 << 20)
     pace.looked(0, 1000 * MS)
     assert pace.due_ns == 1000 * MS + PERIOD_NS
+
+
+def test_a_ring_that_stays_empty_is_looked_at_more_rarely_until_it_is_not() -> None:
+    pace = Pace(16 << 20)
+    pace.looked(STRIDE, 1000 * MS)
+    gaps = []
+    for _ in range(IDLE_LOOKS + 1):
+        now = pace.due_ns
+        pace.looked(0, now)
+        gaps.append(pace.due_ns - now)
+    assert gaps == [PERIOD_NS] * (IDLE_LOOKS - 1) + [IDLE_PERIOD_NS] * 2
+    now = pace.due_ns
+    pace.looked(STRIDE, now)
+    assert pace.due_ns == now + PERIOD_NS
 
 
 def test_a_flood_is_drained_at_a_quarter_whatever_a_second_look_finds() -> None:

@@ -26,6 +26,10 @@ BUSY, DISCARDED = np.uint32(1 << 31), np.uint32(1 << 30)
 PERIOD_NS = 45_000_000
 """The ring is looked at so often when nothing happens: a sudden flood finds room until
 the next look, also on a busy machine where that comes late."""
+IDLE_PERIOD_NS = 2 * PERIOD_NS
+IDLE_LOOKS = 8
+"""… and so often once so many looks in a row have found nothing: half of what the tracer
+takes on an idle target is that it wakes up."""
 MIN_PERIOD_NS = 1_000_000
 SHARE = 4
 """Under load it is drained when it must be a quarter full."""
@@ -105,6 +109,7 @@ class Pace:
         self._bytes = 0
         self._since_ns = 0
         self._rate = 0.0
+        self._empty = 0
         self.due_ns = 0
 
     def looked(self, pending: int, now_ns: int) -> None:
@@ -118,6 +123,8 @@ class Pace:
         if elapsed < MIN_PERIOD_NS:
             return
         self._rate = max(self._bytes / elapsed, self._rate / 2)
+        self._empty = 0 if self._bytes else self._empty + 1
         self._bytes, self._since_ns = 0, now_ns
-        fill_ns = self._size / SHARE / self._rate if self._rate else PERIOD_NS
-        self.due_ns = now_ns + min(PERIOD_NS, max(MIN_PERIOD_NS, int(fill_ns)))
+        period = IDLE_PERIOD_NS if self._empty >= IDLE_LOOKS else PERIOD_NS
+        fill_ns = self._size / SHARE / self._rate if self._rate else period
+        self.due_ns = now_ns + min(period, max(MIN_PERIOD_NS, int(fill_ns)))

@@ -36,12 +36,12 @@ def parks(rows: npt.NDArray[Any]) -> Iterator[tuple[int, str, str, list[int], in
     for pid, chosen in _by_pid(pids):
         own, ns = (sort, durations) if chosen is None else (sort[chosen], durations[chosen])
         totals = np.bincount(own, ns)
-        every = np.bincount(bucket if chosen is None else bucket[chosen])
-        for one in np.flatnonzero(np.bincount(own)).tolist():
-            counts = every[one * _BUCKETS : (one + 1) * _BUCKETS].tolist()
-            counts += [0] * (_BUCKETS - len(counts))
+        every = np.bincount(
+            bucket if chosen is None else bucket[chosen], minlength=len(totals) * _BUCKETS
+        ).reshape(-1, _BUCKETS)
+        for one in np.flatnonzero(every.any(axis=1)).tolist():
             kind, idle = divmod(one, len(IDLE))
-            yield pid, KINDS[kind], IDLE[idle], counts, int(totals[one])
+            yield pid, KINDS[kind], IDLE[idle], every[one].tolist(), int(totals[one])
 
 
 def _by_pid(

@@ -17,8 +17,8 @@ TIMES = 3
 MEMBERS = [one for one in interpreters() if one.version[:2] >= (3, 11)]
 FAR, OFTEN = 0.005, 0.2
 """Between these shares of lost attempts the model is compared: below, few are seen; above,
-arrivals are no longer independent of one another. Where there is no work in between, most of
-the latency is that of fetching the counter, before its reading counts."""
+arrivals are no longer independent of one another. Where there is no work in between, the
+latency is hardly more than the reading of the clock that it is taken with."""
 WITHIN = 1.5
 
 

@@ -73,9 +73,9 @@ def race(pause: int, window: int, cpus: list[int]) -> list[Row] | None:
         return None
     rows = []
     for mine, other in (results, results[::-1]):
-        won, lost, _left_out, in_ns, clock_ns, _elapsed_ns = mine
-        latency_ns = max(0.0, (in_ns - clock_ns) / (won + lost))
-        arrivals = other[0] / other[5]
+        won, lost, _left_out, in_ns, _elapsed_ns = mine
+        latency_ns = in_ns / (won + lost)
+        arrivals = other[0] / other[4]
         row = Row(window, pause, arrivals * 1e3, latency_ns, arrivals * latency_ns,
                   lost / (won + lost), won + lost)  # fmt: skip
         rows.append(row)

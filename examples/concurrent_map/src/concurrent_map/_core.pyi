@@ -284,13 +284,13 @@ class RawMap:
         """The same with what the steps hold: (won, lost, items as of ``record_walks``)."""
     def race(
         self, group: RawCursors, seed: int, pause: int, window: int, /
-    ) -> tuple[int, int, int, int, int, int]:
-        """The same, timed: (won, lost, left out, in_ns, clock_ns, elapsed_ns).
+    ) -> tuple[int, int, int, int, int]:
+        """The same, timed: (won, lost, left out, in_ns, elapsed_ns).
 
         Between two steps ``pause`` rounds of work are done, and ``window`` rounds between
         reading the counter and the compare-and-swap: twice as many at most, at random.
-        ``in_ns``: the sum of the times from before the reading to after the swap, of which
-        reading the clock took ``clock_ns``. Attempts of more than 20 us are left out.
+        ``in_ns``: the sum of the times from after the reading to after the swap. Attempts of
+        more than 20 us are left out.
         """
 
 class RawCursors:
